@@ -1,0 +1,54 @@
+"""A conversation: what was said so far, and how to go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mobilellm_mlx.engine import ChatEngine
+from mobilellm_mlx.events import Event, GenerationSummary
+from mobilellm_mlx.messages import Message
+from mobilellm_mlx.options import GenerationOptions
+
+
+class Session:
+    """A conversation with one engine.
+
+    Args:
+        engine: answers; must outlive the session.
+        instructions: the system prompt; None leaves the model's own default.
+        overrides: fields of ``GenerationOptions`` that replace what the model's makers recommend.
+    """
+
+    def __init__(
+        self,
+        engine: ChatEngine,
+        *,
+        instructions: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ):
+        self._engine = engine
+        self.instructions = instructions
+        self.overrides = dict(overrides or {})
+        GenerationOptions().merged(self.overrides)  # an impossible value is said at once
+        self.messages: list[Message] = []
+        """Turns so far, the instructions not among them."""
+
+    def send(self, text: str, cancel: threading.Event | None = None) -> Iterator[Event]:
+        """Say something; gives the events of the answer and ends with a ``GenerationSummary``.
+
+        A stopped answer stays in the conversation as far as it came. A turn that brought no answer
+        at all, because it failed or was stopped before the first word, leaves no trace.
+        """
+        said = Message("user", text)
+        system = [Message("system", self.instructions)] if self.instructions else []
+        options = self._engine.defaults.merged(self.overrides)
+        for event in self._engine.chat([*system, *self.messages, said], options, cancel):
+            if isinstance(event, GenerationSummary) and (event.text or event.status == "ok"):
+                self.messages += [said, Message("assistant", event.text)]
+            yield event
+
+    def reset(self) -> None:
+        """Forget the conversation; instructions and overrides stay."""
+        self.messages.clear()

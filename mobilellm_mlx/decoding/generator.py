@@ -1,0 +1,215 @@
+"""One model, one conversation's cache, and the loop from prompt ids to events.
+
+The cache of the last turn stays: a prompt that begins with the same tokens is only read from where
+it differs, so the time to the first token depends on the new text and not on the history.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from threading import Event as Flag
+
+from mobilellm_mlx.backend import allocation_errors, backend, mx
+from mobilellm_mlx.decoding.sampling import draw_seed, make_sampler
+from mobilellm_mlx.decoding.step import iter_prefill, iter_tokens
+from mobilellm_mlx.decoding.text import TextStream
+from mobilellm_mlx.errors import ContextOverflow, InvalidOption, TemplateError
+from mobilellm_mlx.events import (
+    Event,
+    GenerationSummary,
+    ModelLoaded,
+    PrefillProgress,
+    StopReason,
+    TextDelta,
+)
+from mobilellm_mlx.loading import LoadedModel
+from mobilellm_mlx.messages import Message
+from mobilellm_mlx.options import GenerationOptions
+
+
+class Generator:
+    """Generates text with a loaded model. Use it on the thread that loaded the model.
+
+    Args:
+        loaded: the model with its tokenizer.
+    """
+
+    def __init__(self, loaded: LoadedModel):
+        self._loaded = loaded
+        self._caches = loaded.model.make_cache(loaded.context_limit)
+        self._cached: list[int] = []
+        """The tokens whose keys and values the caches hold."""
+
+    @property
+    def info(self) -> ModelLoaded:
+        """The model in use."""
+        return self._loaded.info
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the model's answer.
+
+        Raises:
+            TemplateError: when the model has no chat template, or it fails.
+        """
+        template = self._loaded.template
+        if template is None:
+            raise TemplateError(
+                f"`{self.info.model}` has no chat template: it completes text, it does not chat",
+                "use `mobilellm generate`, or another model for chat",
+            )
+        return template.encode(self._loaded.tokenizer, messages)
+
+    def text_prompt(self, text: str) -> list[int]:
+        """Token ids of plain text to continue."""
+        tokenizer = self._loaded.tokenizer
+        return [*tokenizer.prefix, *tokenizer.encode(text)]
+
+    def generate(
+        self, prompt: Sequence[int], options: GenerationOptions, cancel: Flag | None = None
+    ) -> Iterator[Event]:
+        """Continue the prompt; ends with a ``GenerationSummary``.
+
+        Args:
+            prompt: token ids, at least one.
+            options: sampling and stopping; every field counts (merge defaults before).
+            cancel: looked at between prefill chunks and between tokens.
+
+        Raises:
+            ContextOverflow: when the prompt leaves no room for an answer.
+            InsufficientMemory: when the backend runs out of memory.
+        """
+        limit = self._loaded.context_limit
+        if not prompt:
+            raise InvalidOption("the prompt is empty", "say something")
+        if len(prompt) >= limit:
+            raise ContextOverflow(len(prompt), limit)
+        run = _Run(time.perf_counter(), cancel or Flag())
+        options = options if options.seed is not None else replace(options, seed=draw_seed())
+        mx.reset_peak_memory()
+        fed = list(prompt)
+        done = False
+        try:
+            with allocation_errors("generating"):
+                run.reused = self._reuse(prompt)
+                yield from self._prefill(prompt, run)
+                if not run.cancel.is_set():
+                    yield from self._decode(prompt, options, fed, run)
+            done = True
+        finally:
+            self._remember(fed if done else [])
+        yield self._summary(prompt, options, run)
+
+    def _reuse(self, prompt: Sequence[int]) -> int:
+        """Keep the longest common beginning in the caches; its length."""
+        common = 0
+        # The last token is always fed: its logits choose the first token of the answer.
+        for held, wanted in zip(self._cached, prompt[:-1], strict=False):
+            if held != wanted:
+                break
+            common += 1
+        for cache in self._caches:
+            cache.trim(cache.offset - common)
+        self._cached = self._cached[:common]
+        return common
+
+    def _remember(self, fed: list[int]) -> None:
+        """Note what the caches hold. After a failure nothing in them is trusted."""
+        held = {cache.offset for cache in self._caches}
+        if not fed or len(held) != 1 or max(held) > len(fed):
+            self._caches = self._loaded.model.make_cache(self._loaded.context_limit)
+            self._cached = []
+        else:
+            self._cached = fed[: held.pop()]
+
+    def _prefill(self, prompt: Sequence[int], run: _Run) -> Iterator[Event]:
+        rest = prompt[run.reused : -1]
+        started = time.perf_counter()
+        total = len(prompt)
+        yield PrefillProgress(run.reused, total, run.reused)
+        for done in iter_prefill(self._loaded.model, self._caches, rest, backend().prefill_chunk):
+            yield PrefillProgress(run.reused + done, total, run.reused)
+            if run.cancel.is_set():
+                break
+        run.prefill_s = time.perf_counter() - started
+        run.prefilled = len(rest)
+
+    def _decode(
+        self, prompt: Sequence[int], options: GenerationOptions, fed: list[int], run: _Run
+    ) -> Iterator[Event]:
+        loaded = self._loaded
+        room = loaded.context_limit - len(prompt)
+        count = min(options.max_tokens or room, room)
+        run.reason = "context" if count == room else "length"
+        stream = TextStream(loaded.tokenizer, loaded.stop_tokens, options.stop)
+        sampler = make_sampler(options, options.seed or 0)
+        tokens = iter_tokens(
+            loaded.model, self._caches, prompt[-1], sampler, count, options=options, history=prompt
+        )
+        for token in tokens:
+            run.count_token()
+            fed.append(token)
+            if text := stream.add(token):
+                run.text.append(text)
+                yield TextDelta(text)
+            if stream.stopped or run.cancel.is_set():
+                break
+        if stream.stopped:
+            run.reason = "stop"
+        elif text := stream.finish():
+            run.text.append(text)
+            yield TextDelta(text)
+
+    def _summary(
+        self, prompt: Sequence[int], options: GenerationOptions, run: _Run
+    ) -> GenerationSummary:
+        cancelled = run.cancel.is_set() and run.reason != "stop"
+        return GenerationSummary(
+            status="cancelled" if cancelled else "ok",
+            elapsed_s=time.perf_counter() - run.started,
+            model=self._loaded.info.model,
+            text="".join(run.text),
+            stop_reason="cancelled" if cancelled else run.reason,
+            prompt_tokens=len(prompt),
+            cached_tokens=run.reused,
+            generated_tokens=run.generated,
+            ttft_s=run.ttft_s,
+            prefill_s=run.prefill_s,
+            decode_s=run.decode_s,
+            prefill_tok_per_s=_rate(run.prefilled, run.prefill_s),
+            decode_tok_per_s=_rate(run.generated - 1, run.decode_s),
+            context_used=len(prompt) + run.generated,
+            context_limit=self._loaded.context_limit,
+            memory_bytes=mx.get_active_memory(),
+            peak_memory_bytes=mx.get_peak_memory(),
+            options=asdict(options),
+        )
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one answer has cost so far."""
+
+    started: float
+    cancel: Flag
+    reused: int = 0
+    prefilled: int = 0
+    prefill_s: float = 0.0
+    generated: int = 0
+    ttft_s: float = 0.0
+    decode_s: float = 0.0
+    reason: StopReason = "length"
+    text: list[str] = field(default_factory=list)
+
+    def count_token(self) -> None:
+        """One more token has arrived."""
+        elapsed = time.perf_counter() - self.started
+        if not self.generated:
+            self.ttft_s = elapsed
+        self.generated += 1
+        self.decode_s = elapsed - self.ttft_s
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if count > 0 and seconds > 0 else 0.0

@@ -1,0 +1,89 @@
+"""The token loop: prefill a prompt, then one token at a time, one step ahead of the reader.
+
+Knows token ids only. Runs on the thread that owns MLX. Both loops are iterators: whoever reads them
+cancels by not asking for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mobilellm_mlx.backend import mx
+from mobilellm_mlx.decoding.sampling import Sampler, penalize
+from mobilellm_mlx.models import KVCache, LanguageModel
+from mobilellm_mlx.options import GenerationOptions
+
+
+def iter_prefill(
+    model: LanguageModel, caches: Sequence[KVCache], tokens: Sequence[int], chunk: int
+) -> Iterator[int]:
+    """Fill the caches with tokens, ``chunk`` at a time; yields how many are done.
+
+    The head and the last block's feed-forward are never computed: only keys and values are asked
+    for, and MLX is lazy.
+    """
+    for start in range(0, len(tokens), chunk):
+        part = mx.array(list(tokens[start : start + chunk]))[None]  # (1, L)
+        model.hidden(part, caches)
+        mx.eval([array for cache in caches for array in cache.arrays])
+        yield min(start + chunk, len(tokens))
+
+
+def iter_tokens(
+    model: LanguageModel,
+    caches: Sequence[KVCache],
+    last: int,
+    sampler: Sampler,
+    count: int,
+    *,
+    options: GenerationOptions | None = None,
+    history: Sequence[int] = (),
+) -> Iterator[int]:
+    """``count`` generated ids.
+
+    While the reader looks at one token the next is already being computed: when it stops early, the
+    caches hold every token that was yielded.
+
+    Args:
+        model: the network.
+        caches: hold everything before ``last``; updated in place.
+        last: the last token of the prompt.
+        sampler: logits (V,) to token, lazily.
+        count: how many ids to generate.
+        options: for the repetition penalty only.
+        history: tokens that the repetition penalty should know, ``last`` included.
+    """
+    recent = _Recent(history, options or GenerationOptions())
+
+    def step(token: mx.array) -> mx.array:
+        logits = model.head(model.hidden(token.reshape(1, 1), caches)[:, -1])[0]  # (V,)
+        chosen = sampler(recent.penalize(logits))
+        recent.add(chosen)
+        mx.async_eval(chosen)  # type: ignore[no-untyped-call]
+        return chosen
+
+    token = step(mx.array(last))
+    for left in range(count - 1, -1, -1):
+        following = step(token) if left else token
+        yield int(token.item())  # type: ignore[arg-type]
+        token = following
+
+
+class _Recent:
+    """The last few tokens as an array on the device, so that the penalty never waits."""
+
+    def __init__(self, history: Sequence[int], options: GenerationOptions):
+        self._penalty = options.repetition_penalty
+        self._window = options.repetition_window
+        self._tokens = mx.array(list(history[-self._window :]), dtype=mx.uint32)  # (R,)
+
+    def penalize(self, logits: mx.array) -> mx.array:
+        if self._penalty == 1 or self._tokens.size == 0:
+            return logits
+        return penalize(logits, self._tokens, self._penalty)
+
+    def add(self, token: mx.array) -> None:
+        if self._penalty == 1:
+            return
+        grown = mx.concatenate([self._tokens, token.reshape(1).astype(mx.uint32)])
+        self._tokens = grown[-self._window :]

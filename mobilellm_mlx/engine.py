@@ -1,0 +1,234 @@
+"""The engine: one thread owns MLX, everybody else sees events.
+
+Since MLX 0.31.2 streams belong to threads: an array made lazily in one cannot be evaluated in
+another. So loading, prefill, decode and caches all live on the engine's thread, and only plain
+Python values cross. The thread is not a daemon and gives its streams back when it ends: without
+that, some runs abort when the interpreter exits.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from mobilellm_mlx.errors import EngineError
+from mobilellm_mlx.events import Event, ModelLoaded
+from mobilellm_mlx.messages import Message
+from mobilellm_mlx.options import GenerationOptions, LoadOptions
+
+if TYPE_CHECKING:
+    from mobilellm_mlx.decoding import Generator
+
+Work = Callable[[], Iterator[Event]]
+
+
+class ChatEngine(Protocol):
+    """What a session and the faces need of an engine; ``testing.ScriptedEngine`` is another one."""
+
+    @property
+    def info(self) -> ModelLoaded | None:
+        """The model in memory; None before it is loaded."""
+
+    @property
+    def defaults(self) -> GenerationOptions:
+        """The sampling that the model's makers recommend."""
+
+    def load(self) -> Iterator[Event]:
+        """Bring the model into memory; ends with ``ModelLoaded``."""
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        options: GenerationOptions,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        """Answer a conversation; ends with a ``GenerationSummary``."""
+
+    def complete(
+        self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
+    ) -> Iterator[Event]:
+        """Continue plain text; ends with a ``GenerationSummary``."""
+
+    def close(self) -> None:
+        """Stop what runs and give everything back."""
+
+
+class Engine:
+    """A model directory brought to life on a thread of its own.
+
+    One job runs at a time; a second one waits. Iterators may be read from any thread; leaving one
+    early cancels its job.
+
+    Args:
+        directory: a complete model directory.
+        options: compute form and context.
+    """
+
+    def __init__(self, directory: Path, options: LoadOptions | None = None):
+        self._directory = directory
+        self._options = options or LoadOptions()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._running: _Job | None = None
+        self._worker = _Worker(directory, self._options)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="mobilellm-engine")
+        self._thread.start()
+
+    @property
+    def info(self) -> ModelLoaded | None:
+        return self._worker.info
+
+    @property
+    def defaults(self) -> GenerationOptions:
+        return self._worker.defaults
+
+    def load(self) -> Iterator[Event]:
+        return self._submit(self._worker.load, threading.Event())
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        options: GenerationOptions,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        cancel = cancel or threading.Event()
+        said = tuple(messages)
+        return self._submit(lambda: self._worker.chat(said, options, cancel), cancel)
+
+    def complete(
+        self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
+    ) -> Iterator[Event]:
+        cancel = cancel or threading.Event()
+        return self._submit(lambda: self._worker.complete(text, options, cancel), cancel)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if running := self._running:
+            running.cancel.set()
+        self._jobs.put(None)
+        self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _submit(self, work: Work, cancel: threading.Event) -> Iterator[Event]:
+        if self._closed:
+            raise EngineError("the engine is closed", "start a new one")
+        job = _Job(work, cancel)
+        self._jobs.put(job)
+        return job.events()
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            self._running = job
+            job.run()
+            self._running = None
+            if self._closed:
+                break
+        while not self._jobs.empty():  # nobody may wait for a job that will not come
+            if left := self._jobs.get():
+                left.refuse()
+        self._worker.close()
+
+    def _next(self) -> _Job | None:
+        """The next job; None when the engine was closed or its program has ended."""
+        while True:
+            try:
+                return self._jobs.get(timeout=1)
+            except queue.Empty:
+                if not threading.main_thread().is_alive():
+                    return None
+
+
+class _Job:
+    """Some work, its cancel flag, and the way its events take to the reader."""
+
+    def __init__(self, work: Work, cancel: threading.Event):
+        self.cancel = cancel
+        self._work = work
+        self._out: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """On the engine's thread: put out every event, then an error or the end."""
+        try:
+            for event in self._work():
+                self._out.put(event)
+        except BaseException as error:
+            self._out.put(error)
+        self._out.put(None)
+
+    def refuse(self) -> None:
+        """End without having run."""
+        self._out.put(EngineError("the engine was closed before this job ran"))
+
+    def events(self) -> Iterator[Event]:
+        """On the reader's thread: the events as they come; an error is raised here."""
+        try:
+            while (item := self._out.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self.cancel.set()  # no reader, no work; without effect on a job that has ended
+
+
+class _Worker:
+    """The part of the engine that touches MLX; every method runs on the engine's thread.
+
+    MLX is imported here and not above: an interface is on the screen before that is done.
+    """
+
+    def __init__(self, directory: Path, options: LoadOptions):
+        self._directory = directory
+        self._options = options
+        self._generator: Generator | None = None
+        self.info: ModelLoaded | None = None
+        self.defaults = GenerationOptions()
+
+    def load(self) -> Iterator[Event]:
+        yield self._ready().info
+
+    def chat(
+        self, messages: Sequence[Message], options: GenerationOptions, cancel: threading.Event
+    ) -> Iterator[Event]:
+        generator = self._ready()
+        yield from generator.generate(generator.chat_prompt(messages), options, cancel)
+
+    def complete(
+        self, text: str, options: GenerationOptions, cancel: threading.Event
+    ) -> Iterator[Event]:
+        generator = self._ready()
+        yield from generator.generate(generator.text_prompt(text), options, cancel)
+
+    def close(self) -> None:
+        if self._generator is None:
+            return
+        from mobilellm_mlx.backend import mx
+
+        self._generator = None
+        mx.synchronize()
+        mx.clear_streams()
+
+    def _ready(self) -> Generator:
+        if self._generator is None:
+            from mobilellm_mlx.decoding import Generator
+            from mobilellm_mlx.loading import load_model
+
+            loaded = load_model(self._directory, self._options)
+            self._generator = Generator(loaded)
+            self.defaults, self.info = loaded.defaults, loaded.info
+        return self._generator

@@ -1,0 +1,153 @@
+"""What long jobs say while they run: small frozen events, one language for every face.
+
+The console, ``--json``, the terminal interface and child processes all show these same events. On
+the wire each is one JSON object with its name under ``event``; a ``summary`` event ends every job,
+also a failed one. ``docs/events.md`` lists the names and fields and the rule for new ones.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+StopReason = Literal["stop", "length", "context", "cancelled"]
+"""Why an answer ended: the model or a stop string said so, `max_tokens`, a full context, or you."""
+
+Status = Literal["ok", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events; ``name`` is what the event is called on the wire."""
+
+    name: ClassVar[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as JSON-ready values, its name under ``event``."""
+        return {"event": self.name, **asdict(self)}
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """A part of a job that can be counted; ``total`` is None while unknown."""
+
+    name = "progress"
+    task: str
+    done: float
+    total: float | None = None
+    unit: Literal["bytes", "tokens", "tensors", "steps", "items"] = "bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Event):
+    """Something the person should know and need not act on."""
+
+    name = "notice"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoaded(Event):
+    """A model is in memory and ready."""
+
+    name = "model_loaded"
+    model: str
+    path: str
+    family: str
+    parameters: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+    context_limit: int
+    compute: Literal["packed", "dense"]
+    dtype: str
+    backend: str
+    chat: bool
+    licence: str | None
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress(Event):
+    """Reading the prompt; ``cached`` tokens were known from the turn before."""
+
+    name = "prefill_progress"
+    done: int
+    total: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta(Event):
+    """The next piece of an answer; the pieces joined are the answer."""
+
+    name = "text_delta"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary(Event):
+    """The last event of a job. ``error`` and ``hint`` are set when ``status`` is ``error``."""
+
+    name = "summary"
+    job: str
+    status: Status = "ok"
+    elapsed_s: float = 0.0
+    error: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSummary(Summary):
+    """The end of one answer, with what it cost. Rates are tokens per second."""
+
+    job: str = "generate"
+    model: str = ""
+    text: str = ""
+    stop_reason: StopReason = "stop"
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were reused from the turn before."""
+    generated_tokens: int = 0
+    ttft_s: float = 0.0
+    """From the request to the first token, prefill included."""
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    prefill_tok_per_s: float = 0.0
+    decode_tok_per_s: float = 0.0
+    context_used: int = 0
+    context_limit: int = 0
+    memory_bytes: int = 0
+    """Held by the backend after the answer: weights, cache and scratch."""
+    peak_memory_bytes: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    """Sampling options in force, the seed included, so that the answer can be made again."""
+
+
+_EVENTS: dict[str, type[Event]] = {
+    kind.name: kind for kind in (Progress, Notice, ModelLoaded, PrefillProgress, TextDelta, Summary)
+}
+_SUMMARIES: dict[str, type[Summary]] = {"generate": GenerationSummary}
+
+
+def from_dict(values: dict[str, Any]) -> Event:
+    """The event that ``to_dict`` described; the inverse for a parent reading a child's lines.
+
+    Raises:
+        ValueError: when the name is unknown or the fields do not fit.
+    """
+    fields = dict(values)
+    name = fields.pop("event", None)
+    kind = _EVENTS.get(str(name))
+    if kind is Summary:
+        kind = _SUMMARIES.get(str(fields.get("job")), Summary)
+    if kind is None:
+        raise ValueError(f"unknown event: {name!r}")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"event `{name}`: {error}") from error

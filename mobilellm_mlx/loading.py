@@ -1,0 +1,248 @@
+"""From a model directory to everything that a conversation needs, in memory.
+
+The directory is a Hugging Face style one (``config.json``, ``*.safetensors``, a tokenizer), the
+same that mlx-lm reads; ``mobilellm.json`` adds where it came from and under which licence.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from mobilellm_mlx import weights
+from mobilellm_mlx.backend import (
+    allocation_errors,
+    available_memory_bytes,
+    backend,
+    mx,
+)
+from mobilellm_mlx.errors import (
+    ConfigError,
+    InsufficientMemory,
+    InvalidOption,
+    ModelNotFound,
+    TokenizerError,
+    format_bytes,
+)
+from mobilellm_mlx.events import ModelLoaded
+from mobilellm_mlx.models import LanguageModel, ModelConfig, build_config
+from mobilellm_mlx.options import GenerationOptions, LoadOptions
+from mobilellm_mlx.templates import ChatTemplate
+from mobilellm_mlx.tokenizer import Tokenizer, load_tokenizer
+
+MANIFEST = "mobilellm.json"
+"""Our own file in a model directory: written last, so its presence means the directory is whole."""
+
+_KEPT_FREE_BYTES = 256_000_000
+"""Left for activations, the interface and the rest of the machine when memory is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory with its words and manners."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    stop_tokens: frozenset[int]
+    defaults: GenerationOptions
+    """What the checkpoint recommends."""
+    context_limit: int
+    info: ModelLoaded
+
+
+def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: the file.
+        missing: given back when there is no such file; None makes that an error.
+
+    Raises:
+        ModelNotFound: when the file is missing and must not be.
+        ConfigError: when it is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if missing is not None:
+            return missing
+        raise ModelNotFound(
+            f"`{path.parent}` is not a model directory: it has no `{path.name}`",
+            "name a model of `mobilellm models list` or a directory with a converted model",
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"`{path}` cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"`{path}` is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"`{path}` holds {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedModel:
+    """Bring a model directory into memory, ready to generate.
+
+    Args:
+        directory: a complete model directory.
+        options: compute form and context; the defaults suit the machine.
+
+    Raises:
+        MobileLLMError: one of its kinds, for whatever is wrong with the directory or the machine.
+    """
+    started = time.perf_counter()
+    options = options or LoadOptions()
+    raw = read_json(directory / "config.json")
+    config = build_config(raw)
+    context = _context_limit(config, options)
+    packing = weights.read_quantization(raw)
+    files = weights.weight_files(directory)
+    compute = backend().default_compute if options.compute == "auto" else options.compute
+
+    _check_memory(config, files, compute, context)
+    tokenizer_config = read_json(directory / "tokenizer_config.json", missing={})
+    tokenizer = load_tokenizer(directory, tokenizer_config)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens, "
+            f"the model only {config.vocab_size:,}",
+            "the directory mixes files of different models",
+        )
+    template = _load_template(directory, tokenizer_config)
+    generation = read_json(directory / "generation_config.json", missing={})
+    with allocation_errors("loading the model"):
+        model = build_model(config, weights.load_tensors(files), packing, compute)
+        mx.eval(model.parameters())
+    manifest = read_json(directory / MANIFEST, missing={})
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        template=template,
+        stop_tokens=_stop_tokens(raw, generation),
+        defaults=_generation_defaults(generation),
+        context_limit=context,
+        info=ModelLoaded(
+            model=str(manifest.get("name") or directory.name),
+            path=str(directory),
+            family=config.family,
+            parameters=config.parameter_count(),
+            weight_bytes=model.weight_bytes(),
+            kv_bytes_per_token=model.kv_bytes_per_token(),
+            context_limit=context,
+            compute=compute,
+            dtype=str(model.dtype).removeprefix("mlx.core."),
+            backend=backend().name,
+            chat=template is not None,
+            licence=manifest.get("licence"),
+            load_s=time.perf_counter() - started,
+        ),
+    )
+
+
+def build_model(
+    config: ModelConfig,
+    tensors: dict[str, mx.array],
+    packing: weights.QuantizationTable | None,
+    compute: Literal["packed", "dense"],
+) -> LanguageModel:
+    """The network with its weights, lazily: nothing is read or computed before it is evaluated.
+
+    ``packed`` keeps the weights as stored; on backends without fast 16-bit arithmetic its scales
+    are widened to float32, which changes no value. ``dense`` unpacks everything to float32.
+
+    Raises:
+        WeightsError: when names or shapes do not match the network.
+    """
+    model = LanguageModel(config)
+    if compute == "dense":
+        tensors = weights.unpack_tensors(tensors, packing, mx.float32)
+    else:
+        if packing is not None:
+            weights.pack_modules(model, tensors, packing)
+        if not backend().half_precision:
+            tensors = {name: _widened(array) for name, array in tensors.items()}
+    weights.assign(model, tensors)
+    return model
+
+
+def _widened(array: mx.array) -> mx.array:
+    return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
+
+
+def _context_limit(config: ModelConfig, options: LoadOptions) -> int:
+    trained = config.max_position_embeddings
+    if options.context is not None and options.context > trained:
+        raise InvalidOption(
+            f"`context` is {options.context:,} but the model was trained for {trained:,} tokens",
+            f"pass `--context {trained}` or less",
+        )
+    return options.context or trained
+
+
+def _check_memory(
+    config: ModelConfig, files: list[Path], compute: Literal["packed", "dense"], context: int
+) -> None:
+    """Refuse, with the arithmetic, what would not fit: swapping is worse than an answer."""
+    weight_bytes = planned_weight_bytes(config, files, compute)
+    item = 4 if compute == "dense" or not backend().half_precision else 2
+    cache_bytes = config.kv_bytes_per_token(item) * context
+    available = available_memory_bytes()
+    if weight_bytes + cache_bytes + _KEPT_FREE_BYTES > available:
+        raise InsufficientMemory(
+            f"the model needs {format_bytes(weight_bytes)} for weights and "
+            f"{format_bytes(cache_bytes)} for {context:,} tokens of context, beside "
+            f"{format_bytes(_KEPT_FREE_BYTES)} kept free, but there is {format_bytes(available)}"
+        )
+
+
+def planned_weight_bytes(
+    config: ModelConfig, files: list[Path], compute: Literal["packed", "dense"]
+) -> int:
+    """Bytes the weights will take in memory, from the file headers alone."""
+    if compute == "dense":
+        return config.parameter_count() * 4
+    widen = not backend().half_precision
+    total = 0
+    for path in files:
+        for info in weights.read_safetensors_header(path).values():
+            floating = info.dtype in ("F16", "BF16")
+            total += prod(info.shape) * 4 if floating and widen else info.stop - info.start
+    return total
+
+
+def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTemplate | None:
+    source = tokenizer_config.get("chat_template")
+    if (path := directory / "chat_template.jinja").is_file():
+        source = path.read_text(encoding="utf-8")
+    if not isinstance(source, str) or not source.strip():
+        return None
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    found = {name: tokenizer_config.get(name) for name in names}
+    return ChatTemplate(source, {name: v for name, v in found.items() if isinstance(v, str)})
+
+
+def _stop_tokens(*configs: dict[str, Any]) -> frozenset[int]:
+    """End-of-text tokens: a checkpoint names one or several, in one or two files."""
+    stops: set[int] = set()
+    for config in configs:
+        value = config.get("eos_token_id")
+        for token in value if isinstance(value, list) else [value]:
+            if isinstance(token, int):
+                stops.add(token)
+    return frozenset(stops)
+
+
+def _generation_defaults(generation: dict[str, Any]) -> GenerationOptions:
+    """The sampling that a checkpoint recommends; greedy when it says nothing."""
+    if generation.get("do_sample") is not True:
+        return GenerationOptions()
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    values = {name: generation.get(name) for name in names}
+    try:
+        return GenerationOptions(temperature=1.0).merged(values)
+    except (InvalidOption, TypeError) as error:
+        raise ConfigError(f"`generation_config.json`: {error}") from error

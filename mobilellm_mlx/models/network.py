@@ -1,0 +1,180 @@
+"""The one network of the family, after MobileLLM (arXiv 2402.14905): deep and thin.
+
+Parameter names are the checkpoints' own, so files load without renaming. Shapes in comments:
+B batch, L new tokens, S cached tokens, D model, H query heads, K key/value heads, E head dim,
+F feed-forward, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mobilellm_mlx.backend import fused, mx, nn, tree_flatten
+from mobilellm_mlx.models.cache import KVCache
+from mobilellm_mlx.models.config import LayerConfig, ModelConfig
+
+
+@fused
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * mx.sigmoid(gate) * up
+
+
+class Attention(nn.Module):
+    """Causal attention with grouped key/value heads."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig):
+        super().__init__()
+        heads, kv_heads, dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, dim
+        self.scale = dim**-0.5
+        self.rope = layer.rope
+        self.q_proj = nn.Linear(config.hidden_size, heads * dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_heads * dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_heads * dim, bias=False)
+        self.o_proj = nn.Linear(heads * dim, config.hidden_size, bias=False)
+
+    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
+        """Hidden states (B, L, D) to hidden states (B, L, D); ``cache`` is updated in place."""
+        batch, length, _ = x.shape
+        queries = self._split(self.q_proj(x), self.heads)  # (B, H, L, E)
+        keys = self._split(self.k_proj(x), self.kv_heads)  # (B, K, L, E)
+        values = self._split(self.v_proj(x), self.kv_heads)  # (B, K, L, E)
+        queries, keys = self._rotate(queries, cache.offset), self._rotate(keys, cache.offset)
+        keys, values = cache.update(keys, values)  # (B, K, S + L, E)
+        mixed = mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=self.scale, mask=cache.mask(length)
+        )  # (B, H, L, E)
+        return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1))  # (B, L, D)
+
+    def _split(self, x: mx.array, heads: int) -> mx.array:
+        batch, length, _ = x.shape
+        return x.reshape(batch, length, heads, self.head_dim).transpose(0, 2, 1, 3)
+
+    def _rotate(self, x: mx.array, offset: int) -> mx.array:
+        return mx.fast.rope(
+            x,
+            self.head_dim,
+            traditional=self.rope.traditional,
+            base=self.rope.theta,
+            scale=1.0,
+            offset=offset,
+        )
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        dim, ffn = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(dim, ffn, bias=False)
+        self.up_proj = nn.Linear(dim, ffn, bias=False)
+        self.down_proj = nn.Linear(ffn, dim, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Hidden states (B, L, D) to hidden states (B, L, D)."""
+        return self.down_proj(_swiglu(self.gate_proj(x), self.up_proj(x)))  # (B, L, F) inside
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig):
+        super().__init__()
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
+        """Hidden states (B, L, D) to hidden states (B, L, D)."""
+        x = x + self.self_attn(self.input_layernorm(x), cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    """Embedding, blocks and final norm."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [Block(config, layer) for layer in config.layers]
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self._runs = tuple(layer.runs for layer in config.layers)
+
+    def __call__(self, tokens: mx.array, caches: Sequence[KVCache]) -> mx.array:
+        """Token ids (B, L) to final hidden states (B, L, D)."""
+        x = self.embed_tokens(tokens)  # (B, L, D)
+        remaining = iter(caches)
+        for block, runs in zip(self.layers, self._runs, strict=True):
+            for _ in range(runs):
+                x = block(x, next(remaining))
+        return self.norm(x)
+
+
+class LanguageModel(nn.Module):
+    """Token ids to logits, and what that costs.
+
+    No generation, no printing, no guessing of dtypes: activations have the dtype of the embedding.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Transformer(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def __call__(self, tokens: mx.array, caches: Sequence[KVCache] | None = None) -> mx.array:
+        """Logits of the next token at every position.
+
+        Args:
+            tokens: ids, (B, L).
+            caches: from ``make_cache``, one for each attention run, updated in place; None forgets.
+
+        Returns:
+            Logits, (B, L, V).
+        """
+        return self.head(self.hidden(tokens, caches))
+
+    def hidden(self, tokens: mx.array, caches: Sequence[KVCache] | None = None) -> mx.array:
+        """Final hidden states, (B, L, D), for callers that need only some positions' logits."""
+        if caches is None:
+            caches = self.make_cache()
+        if len(caches) != self.config.attention_runs:
+            raise ValueError(f"{len(caches)} caches given, expected {self.config.attention_runs}")
+        return self.model(tokens, caches)
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """Hidden states (..., D) to logits (..., V), through the embedding when it is tied."""
+        if self.config.tie_word_embeddings:
+            return self.model.embed_tokens.as_linear(hidden)
+        return self.lm_head(hidden)
+
+    def make_cache(self, limit: int | None = None) -> list[KVCache]:
+        """Empty caches, one for each attention run.
+
+        A shared block gets one for each of its runs: both runs in one cache would mix the keys of
+        the first with those of the second.
+        """
+        limit = self.config.max_position_embeddings if limit is None else limit
+        return [KVCache(limit) for _ in range(self.config.attention_runs)]
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Element type of activations, and so of the KV cache."""
+        embedding = self.model.embed_tokens
+        weight: mx.array = embedding.scales if "scales" in embedding else embedding.weight
+        return weight.dtype
+
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters as they lie in memory."""
+        return sum(array.nbytes for _, array in tree_flatten(self.parameters()))
+
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one more token of context costs."""
+        return self.config.kv_bytes_per_token(self.dtype.size)

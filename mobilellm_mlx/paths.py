@@ -1,0 +1,40 @@
+"""Where this program keeps things on the user's machine.
+
+``MOBILELLM_HOME`` moves everything under one directory; without it the platform's own places are
+used (``~/Library/...`` on macOS, the XDG directories on Linux).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+APP = "mobilellm"
+
+
+def _home_override() -> Path | None:
+    value = os.environ.get("MOBILELLM_HOME")
+    return Path(value).expanduser() if value else None
+
+
+def cache_dir() -> Path:
+    """Directory for what can be fetched or made again: imported models, prepared libraries."""
+    if home := _home_override():
+        return home / "cache"
+    from platformdirs import user_cache_path
+
+    return user_cache_path(APP, appauthor=False)
+
+
+def models_dir() -> Path:
+    """Directory that holds one folder for each model of the catalogue."""
+    return cache_dir() / "models"
+
+
+def data_dir() -> Path:
+    """Directory for what the user made and cannot be fetched again."""
+    if home := _home_override():
+        return home / "data"
+    from platformdirs import user_data_path
+
+    return user_data_path(APP, appauthor=False)

@@ -1,0 +1,146 @@
+"""Test doubles that ship with the package: a scripted engine, a byte tokenizer, a tiny model.
+
+For our own tests and for those of programs built on this one. Nothing else imports this module.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from mobilellm_mlx.errors import MobileLLMError
+from mobilellm_mlx.events import (
+    Event,
+    GenerationSummary,
+    ModelLoaded,
+    PrefillProgress,
+    TextDelta,
+)
+from mobilellm_mlx.messages import Message
+from mobilellm_mlx.options import GenerationOptions
+from mobilellm_mlx.tokenizer import Tokenizer
+
+SCRIPTED_MODEL = ModelLoaded(
+    model="scripted",
+    path="/models/scripted",
+    family="llama",
+    parameters=134_515_008,
+    weight_bytes=98_000_000,
+    kv_bytes_per_token=23_040,
+    context_limit=2048,
+    compute="packed",
+    dtype="float16",
+    backend="metal",
+    chat=True,
+    licence="Apache-2.0",
+    load_s=0.25,
+)
+
+
+class ByteTokenizer(Tokenizer):
+    """One token for each byte, and ``<|end|>`` (256) as the only special one."""
+
+    def __init__(self) -> None:
+        self.vocab_size = 257
+        self.special = {"<|end|>": 256}
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+
+class ScriptedEngine:
+    """An engine that says what it was told to, piece by piece, with fixed statistics.
+
+    Args:
+        answers: one for each turn, in order; an exception is raised instead; the last one repeats.
+        tok_per_s: speed of speaking; 0 is as fast as possible.
+        loading_error: raised by ``load`` instead of loading.
+        info: the model it claims to be.
+    """
+
+    def __init__(
+        self,
+        answers: Iterable[str | MobileLLMError] = ("Hello!",),
+        *,
+        tok_per_s: float = 0,
+        loading_error: MobileLLMError | None = None,
+        info: ModelLoaded = SCRIPTED_MODEL,
+    ):
+        self._answers = list(answers)
+        self._tok_per_s = tok_per_s
+        self._loading_error = loading_error
+        self._model = info
+        self.info: ModelLoaded | None = None
+        self.defaults = GenerationOptions()
+        self.conversations: list[list[Message]] = []
+        """What each turn was asked with."""
+        self.closed = False
+
+    def load(self) -> Iterator[Event]:
+        if self._loading_error:
+            raise self._loading_error
+        self.info = self._model
+        yield self._model
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        options: GenerationOptions,
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        self.conversations.append(list(messages))
+        prompt = "".join(message.content for message in messages)
+        yield from self._say(len(prompt.split()), options, cancel or threading.Event())
+
+    def complete(
+        self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
+    ) -> Iterator[Event]:
+        yield from self._say(len(text.split()), options, cancel or threading.Event())
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _say(
+        self, prompt_tokens: int, options: GenerationOptions, cancel: threading.Event
+    ) -> Iterator[Event]:
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, MobileLLMError):
+            raise answer
+        yield PrefillProgress(0, prompt_tokens, 0)
+        yield PrefillProgress(prompt_tokens, prompt_tokens, 0)
+        said: list[str] = []
+        for piece in _pieces(answer):
+            if cancel.is_set():
+                break
+            if self._tok_per_s:
+                time.sleep(1 / self._tok_per_s)
+            said.append(piece)
+            yield TextDelta(piece)
+        stopped = cancel.is_set() and "".join(said) != answer
+        yield GenerationSummary(
+            status="cancelled" if stopped else "ok",
+            elapsed_s=1.0,
+            model=self._model.model,
+            text="".join(said),
+            stop_reason="cancelled" if stopped else "stop",
+            prompt_tokens=prompt_tokens,
+            generated_tokens=len(said),
+            ttft_s=0.05,
+            prefill_s=0.05,
+            decode_s=0.5,
+            prefill_tok_per_s=1000.0,
+            decode_tok_per_s=250.0,
+            context_used=prompt_tokens + len(said),
+            context_limit=self._model.context_limit,
+            memory_bytes=120_000_000,
+            peak_memory_bytes=150_000_000,
+        )
+
+
+def _pieces(text: str, size: int = 4) -> Iterator[str]:
+    for start in range(0, len(text), size):
+        yield text[start : start + size]

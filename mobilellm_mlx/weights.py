@@ -1,0 +1,259 @@
+"""Reading weights: safetensors files, checked before MLX sees them, and matched to the network.
+
+MLX's own loader trusts its input (its maintainers say so), so the header of every file is checked
+against the file's real length first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from mobilellm_mlx.backend import mx, nn, tree_flatten
+from mobilellm_mlx.errors import ConfigError, WeightsError
+
+_ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+_MAX_HEADER_BYTES = 100_000_000
+_REMOVE_AND_PULL = "remove it with `mobilellm models rm` and fetch it again"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One entry of a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensor table of a safetensors file, every entry checked against the file's length.
+
+    Raises:
+        WeightsError: when the file is truncated or its table is impossible.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
+                raise WeightsError(f"`{path.name}` is truncated or damaged", _REMOVE_AND_PULL)
+            header = json.loads(file.read(length))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"`{path.name}` has an unreadable header", _REMOVE_AND_PULL) from error
+    except OSError as error:
+        raise WeightsError(f"`{path}` cannot be read: {error.strerror}") from error
+    if not isinstance(header, dict):
+        raise WeightsError(f"`{path.name}` has an unreadable header", _REMOVE_AND_PULL)
+    header.pop("__metadata__", None)
+    tensors = {
+        name: _tensor_info(path, name, entry, size - 8 - length) for name, entry in header.items()
+    }
+    _refuse_overlaps(path, tensors)
+    return tensors
+
+
+def _tensor_info(path: Path, name: str, entry: Any, data_bytes: int) -> TensorInfo:
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (start, stop, *shape))
+        fits = whole and start <= stop <= data_bytes
+        if fits and stop - start == prod(shape) * _ITEM_BYTES[dtype]:
+            return TensorInfo(dtype, tuple(shape), start, stop)
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise WeightsError(
+        f"tensor `{name}` in `{path.name}` does not fit the file: {str(entry)[:80]}",
+        _REMOVE_AND_PULL,
+    )
+
+
+def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    end = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if info.start < end:
+            raise WeightsError(f"tensor `{name}` in `{path.name}` overlaps another one")
+        end = info.stop
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a model directory, by its index where there is one.
+
+    Raises:
+        WeightsError: when there are none, or the index names a file that is missing or outside.
+    """
+    index = directory / "model.safetensors.index.json"
+    if not index.exists():
+        files = sorted(directory.glob("model*.safetensors"))
+        if not files:
+            raise WeightsError(
+                f"no weights in `{directory}`: expected `model.safetensors`",
+                "convert the checkpoint first, or check the path",
+            )
+        return files
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        paths = [directory / name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"`{index}` is not a readable index of weight files") from error
+    for name, path in zip(names, paths, strict=True):
+        if Path(name).name != name:
+            raise WeightsError(f"`{index.name}` names a file outside the model directory: {name}")
+        if not path.is_file():
+            raise WeightsError(f"`{name}` is listed in `{index.name}` but missing")
+    return paths
+
+
+def load_tensors(files: Iterable[Path]) -> dict[str, mx.array]:
+    """All tensors of some checked safetensors files, lazily: the data is read when evaluated.
+
+    Raises:
+        WeightsError: when a file is damaged or two files hold the same tensor.
+    """
+    tensors: dict[str, mx.array] = {}
+    for path in files:
+        expected = read_safetensors_header(path)
+        loaded = mx.load(str(path))
+        if not isinstance(loaded, dict) or loaded.keys() != expected.keys():
+            raise WeightsError(f"`{path.name}` could not be read as listed in its header")
+        if twice := tensors.keys() & loaded.keys():
+            raise WeightsError(f"tensor `{min(twice)}` is stored twice")
+        tensors.update(loaded)
+    return tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How one tensor is packed: MLX's affine groups, ``scale * code + bias``."""
+
+    group_size: int
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationTable:
+    """The ``quantization`` table of a ``config.json``, in mlx-lm's form."""
+
+    default: Packing
+    modules: Mapping[str, Packing | None]
+    """Exceptions by module path; None is a module kept unpacked."""
+
+    def packing(self, module: str) -> Packing | None:
+        """How the weight of ``module`` is packed, if it is."""
+        return self.modules.get(module, self.default)
+
+
+def read_quantization(config: Mapping[str, Any]) -> QuantizationTable | None:
+    """The packing that a checkpoint's configuration declares; None when it is not packed.
+
+    Raises:
+        ConfigError: for modes other than affine, and impossible bits or group sizes.
+    """
+    table = config.get("quantization")
+    if table is None:
+        return None
+    default = _packing(table, "quantization")
+    modules: dict[str, Packing | None] = {}
+    for name, entry in table.items():
+        if entry is False:
+            modules[name] = None
+        elif isinstance(entry, Mapping):
+            modules[name] = _packing({**table, **entry}, name)
+    return QuantizationTable(default, modules)
+
+
+def _packing(entry: Any, name: str) -> Packing:
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"`{name}` is {entry!r}, expected a table")
+    mode, bits, group = entry.get("mode", "affine"), entry.get("bits"), entry.get("group_size")
+    if mode != "affine":
+        raise ConfigError(f"quantization mode of `{name}` is {mode!r}, expected 'affine'")
+    if bits not in (2, 3, 4, 5, 6, 8) or group not in (32, 64, 128):
+        raise ConfigError(
+            f"quantization of `{name}` has bits {bits!r} and group size {group!r}, "
+            "expected 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128"
+        )
+    return Packing(group, bits)
+
+
+def pack_modules(
+    model: nn.Module, tensors: Mapping[str, mx.array], table: QuantizationTable
+) -> None:
+    """Give every module that the tensors hold packed its packed form, in place."""
+
+    def packed(path: str, module: nn.Module) -> bool | dict[str, int]:
+        packing = table.packing(path)
+        if packing is None or f"{path}.scales" not in tensors:
+            return False
+        return {"group_size": packing.group_size, "bits": packing.bits}
+
+    nn.quantize(model, class_predicate=packed)
+
+
+def unpack_tensors(
+    tensors: Mapping[str, mx.array], table: QuantizationTable | None, dtype: mx.Dtype
+) -> dict[str, mx.array]:
+    """The same weights unpacked to ``dtype``, lazily.
+
+    The scales are widened before the product, so that float32 holds exactly what is stored.
+    """
+    unpacked: dict[str, mx.array] = {}
+    for name, array in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf in ("scales", "biases") and f"{module}.weight" in tensors:
+            continue
+        scales = tensors.get(f"{module}.scales")
+        packing = table.packing(module) if table else None
+        if leaf != "weight" or scales is None or packing is None:
+            unpacked[name] = array.astype(dtype)
+            continue
+        unpacked[name] = mx.dequantize(
+            array,
+            scales.astype(dtype),
+            tensors[f"{module}.biases"].astype(dtype),
+            group_size=packing.group_size,
+            bits=packing.bits,
+        )
+    return unpacked
+
+
+def assign(model: nn.Module, tensors: Mapping[str, mx.array]) -> None:
+    """Put the tensors into the network; every name and shape must match.
+
+    Raises:
+        WeightsError: naming the first few tensors that are missing, unexpected or misshapen.
+    """
+    wanted = {name: array.shape for name, array in tree_flatten(model.parameters())}
+    complaints = [
+        *_named("missing", sorted(wanted.keys() - tensors.keys())),
+        *_named("unexpected", sorted(tensors.keys() - wanted.keys())),
+        *_named(
+            "of the wrong shape",
+            [
+                f"{name} {tuple(tensors[name].shape)}, expected {tuple(shape)}"
+                for name, shape in sorted(wanted.items())
+                if name in tensors and tensors[name].shape != shape
+            ],
+        ),
+    ]
+    if complaints:
+        raise WeightsError(
+            f"the weights do not fit the network: {'; '.join(complaints)}",
+            "the model directory mixes files of different models, or its `config.json` is wrong",
+        )
+    model.load_weights(list(tensors.items()), strict=True)
+
+
+def _named(what: str, names: list[str], most: int = 3) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return [f"{len(names)} {what} ({', '.join(names[:most])}{more})"]
