@@ -31,11 +31,9 @@ from mobilellm_mlx.errors import (
 from mobilellm_mlx.events import ModelLoaded
 from mobilellm_mlx.models import LanguageModel, ModelConfig, build_config
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
+from mobilellm_mlx.paths import MANIFEST
 from mobilellm_mlx.templates import ChatTemplate
 from mobilellm_mlx.tokenizer import Tokenizer, load_tokenizer
-
-MANIFEST = "mobilellm.json"
-"""Our own file in a model directory: written last, so its presence means the directory is whole."""
 
 _KEPT_FREE_BYTES = 256_000_000
 """Left for activations, the interface and the rest of the machine when memory is checked."""

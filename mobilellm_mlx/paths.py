@@ -11,6 +11,9 @@ from pathlib import Path
 
 APP = "mobilellm"
 
+MANIFEST = "mobilellm.json"
+"""Our own file in a model directory: written last, so its presence means the directory is whole."""
+
 
 def _home_override() -> Path | None:
     value = os.environ.get("MOBILELLM_HOME")

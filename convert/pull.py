@@ -1,0 +1,80 @@
+"""Turning a fetched file into a model directory of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mobilellm_mlx import __version__
+from mobilellm_mlx.catalogue import CatalogueModel, PackageFile
+from mobilellm_mlx.errors import ConvertError
+from mobilellm_mlx.events import Event, Progress
+
+from . import writer
+from .gguf import import_gguf
+
+Fetch = Callable[[PackageFile, Path], Iterator[Event]]
+
+
+def pull(model: CatalogueModel, fetch: Fetch) -> Iterator[Event]:
+    """Fetch and import a model of the catalogue, unless it is there.
+
+    The model directory appears in one step at the very end: a killed pull leaves nothing that
+    looks finished, and the next one sweeps up what it left.
+
+    Args:
+        model: what to get.
+        fetch: puts the source's file into a directory; verified when it returns.
+
+    Raises:
+        MobileLLMError: one of its kinds, from fetching, importing or writing.
+    """
+    parent = model.path.parent
+    with writer.exclusive(parent):
+        if model.is_installed:  # another process was faster
+            return
+        with writer.working_directory(parent) as scratch:
+            source, done = scratch / "source", scratch / "model"
+            source.mkdir()
+            done.mkdir()
+            yield from fetch(model.source, source)
+            yield Progress("importing", 0, None, "tensors")
+            count = write_model(model, source, done)
+            yield Progress("importing", count, count, "tensors")
+            writer.publish(done, model.path, _manifest(model))
+
+
+def write_model(model: CatalogueModel, source: Path, directory: Path) -> int:
+    """Import the fetched file into an empty directory; the number of tensors written."""
+    imported = import_gguf(source / Path(model.source.member).name)
+    if imported.chat_template is not None:
+        (directory / "chat_template.jinja").write_text(imported.chat_template, encoding="utf-8")
+    (directory / "tokenizer.json").write_text(imported.tokenizer_json, encoding="utf-8")
+    writer.write_json(directory / "tokenizer_config.json", imported.tokenizer_config)
+    writer.write_json(directory / "config.json", imported.config)
+    eos = {k: v for k, v in imported.config.items() if k.endswith("_token_id")}
+    writer.write_json(directory / "generation_config.json", {**model.generation, **eos})
+    (directory / "LICENSE").write_bytes((source / "LICENSE").read_bytes())
+    writer.write_weights(directory / "model.safetensors", imported.tensors)
+    if not imported.tensors:
+        raise ConvertError("the source holds no tensors")
+    return len(imported.tensors)
+
+
+def _manifest(model: CatalogueModel) -> dict[str, object]:
+    """Where the directory came from, for people and for `doctor`."""
+    source = model.source
+    return {
+        "format": 1,
+        "name": model.name,
+        "title": model.title,
+        "authors": model.authors,
+        "licence": model.licence,
+        "made_by": f"mobilellm-mlx {__version__}",
+        "source": {
+            "package": source.package,
+            "version": source.version,
+            "member": source.member,
+            "sha256": source.member_sha256,
+        },
+    }
