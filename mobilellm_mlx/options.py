@@ -15,7 +15,7 @@ Compute = Literal["auto", "packed", "dense"]
 class GenerationOptions:
     """How to choose tokens and when to stop."""
 
-    max_tokens: int | None = None
+    max_tokens: int | None = 1024
     """Most tokens to generate; None means as many as the context holds."""
     temperature: float = 0.0
     """0 is greedy: always the likeliest token."""

@@ -1,0 +1,113 @@
+"""The ``mobilellm`` command: a table of verbs, each imported only when it runs.
+
+This module stays light (no MLX, no Textual, no rich): it is all that ``--help`` loads. Verbs live
+in modules of their own; the faces ``tui`` and ``convert`` are named only in ``faces.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+VERBS: dict[str, tuple[str, str]] = {
+    "chat": ("mobilellm_mlx.cli.chat:chat", "Chat in the terminal (what no verb at all means)."),
+    "generate": ("mobilellm_mlx.cli.generate:generate", "Answer one prompt and exit."),
+    "models": ("mobilellm_mlx.cli.models:models", "List, fetch, show and remove models."),
+    "doctor": ("mobilellm_mlx.cli.doctor:doctor", "Check this machine and this installation."),
+}
+"""Verb to where it lives and its line in the help."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its verbs' names and help lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], VERBS, n=1)
+            if not close:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{close[0]}'?", ctx) from None
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from mobilellm_mlx import __version__
+
+        click.echo(f"mobilellm {__version__}")
+        ctx.exit()
+
+
+@click.command(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """A small language model that lives on your machine: chat, complete, all of it offline.
+
+    Without a command it opens the chat with the default model.
+    """
+    if ctx.invoked_subcommand is None:
+        command = ctx.command
+        assert isinstance(command, click.Group)
+        chat = command.get_command(ctx, "chat")
+        assert chat is not None
+        with chat.make_context("chat", [], parent=ctx) as chat_context:
+            chat.invoke(chat_context)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code.
+
+    0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = cli.main(arguments, prog_name="mobilellm", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show(sys.stdout)
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except Exception as error:
+        from mobilellm_mlx.cli.errors import report
+
+        code = report(error, debug="--debug" in arguments)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,53 @@
+"""``mobilellm chat``: the interface on a terminal, line by line without one."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from mobilellm_mlx.chat import Session
+from mobilellm_mlx.cli import console, faces
+from mobilellm_mlx.cli.shared import (
+    debug_option,
+    is_interactive,
+    load_options,
+    loading_options,
+    resolve_model,
+    sampling_options,
+    sampling_overrides,
+)
+from mobilellm_mlx.engine import Engine
+from mobilellm_mlx.options import GenerationOptions
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--system", metavar="TEXT", help="Instructions for the model.")
+@sampling_options
+@loading_options
+@debug_option
+def chat(
+    model: str | None, system: str | None, context: int | None, compute: str, **sampling: Any
+) -> int:
+    """Chat with MODEL, a name or a directory; the default is smollm2-135m.
+
+    On a terminal this opens the interface. Without one, each line of stdin is a turn and the
+    answers go to stdout.
+    """
+    overrides = sampling_overrides(sampling)
+    GenerationOptions().merged(overrides)
+    directory = resolve_model(model)
+    with Engine(directory, load_options(context, compute)) as engine:
+        if is_interactive():
+            return int(faces.tui().run_chat(engine, instructions=system, overrides=overrides) or 0)
+        return chat_in_lines(Session(engine, instructions=system, overrides=overrides))
+
+
+def chat_in_lines(session: Session) -> int:
+    """Each line of stdin is a turn; empty lines are not."""
+    for line in sys.stdin:
+        if text := line.strip():
+            console.print_answer(session.send(text))
+    return 0

@@ -1,0 +1,110 @@
+"""Events for people on stderr, for programs as JSON lines on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+import click
+
+from mobilellm_mlx.cli.errors import explain
+from mobilellm_mlx.errors import format_bytes
+from mobilellm_mlx.events import Event, GenerationSummary, Progress, Summary
+
+
+def show_progress(events: Iterable[Event]) -> None:
+    """A bar for each task on stderr; plain lines when nobody is watching it live."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        _progress_lines(events)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Bars(*columns, TimeRemainingColumn(compact=True), console=console) as bars:
+        tasks: dict[str, object] = {}
+        for event in events:
+            if not isinstance(event, Progress):
+                continue
+            if event.task not in tasks:
+                tasks[event.task] = bars.add_task(event.task, total=event.total)
+            if event.unit == "bytes":
+                bars.update(tasks[event.task], completed=event.done, total=event.total)  # type: ignore[arg-type]
+            else:  # counted too coarsely for a bar: it only shows that something goes on
+                total = event.total and 1
+                bars.update(tasks[event.task], completed=total or 0, total=total)  # type: ignore[arg-type]
+
+
+def _progress_lines(events: Iterable[Event]) -> None:
+    task = None
+    for event in events:
+        if isinstance(event, Progress) and event.task != task:
+            task = event.task
+            size = (
+                f" ({format_bytes(event.total)})" if event.total and event.unit == "bytes" else ""
+            )
+            click.echo(f"{task}{size}", err=True)
+
+
+def print_json(events: Iterable[Event], job: str) -> int:
+    """Every event as a line; an error becomes the summary line. The exit code to leave with."""
+    started = time.perf_counter()
+    code = 0
+    try:
+        for event in events:
+            _write(event.to_json())
+            if isinstance(event, Summary) and event.status == "error":
+                code = 1
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        _write(Summary(job, "cancelled", time.perf_counter() - started).to_json())
+        return 130
+    except Exception as error:
+        known = explain(error)
+        elapsed = time.perf_counter() - started
+        _write(Summary(job, "error", elapsed, known.message, known.hint).to_json())
+        if "--debug" in sys.argv:
+            raise
+        code = 1
+    return code
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def print_answer(events: Iterator[Event]) -> GenerationSummary | None:
+    """The answer's text as it comes, on stdout; the summary at its end."""
+    from mobilellm_mlx.events import TextDelta
+
+    summary = None
+    ends_line = True
+    try:
+        for event in events:
+            if isinstance(event, TextDelta):
+                sys.stdout.write(event.text)
+                sys.stdout.flush()
+                ends_line = event.text.endswith("\n")
+            elif isinstance(event, GenerationSummary):
+                summary = event
+    finally:
+        if not ends_line:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+    return summary
+
+
+def describe(summary: GenerationSummary) -> str:
+    """What an answer cost, in one line."""
+    reused = f" ({summary.cached_tokens} reused)" if summary.cached_tokens else ""
+    return (
+        f"prompt {summary.prompt_tokens} tokens{reused} at {summary.prefill_tok_per_s:.0f} tok/s, "
+        f"first token after {summary.ttft_s:.2f} s, "
+        f"{summary.generated_tokens} tokens at {summary.decode_tok_per_s:.1f} tok/s, "
+        f"peak {format_bytes(summary.peak_memory_bytes)}, seed {summary.options.get('seed')}"
+    )

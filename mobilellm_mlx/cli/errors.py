@@ -1,0 +1,54 @@
+"""The last stop of an exception: one sentence and a hint on stderr, or silence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from mobilellm_mlx.errors import MobileLLMError, StorageError
+
+
+def report(error: Exception, *, debug: bool) -> int:
+    """Say what went wrong; the exit code to leave with.
+
+    Args:
+        error: what reached the door.
+        debug: show the traceback as well.
+    """
+    if isinstance(error, BrokenPipeError):
+        # The reader (`head`, say) has gone: nothing is wrong, and nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    known = explain(error)
+    print_error(known.message, known.hint)
+    return 1
+
+
+def explain(error: Exception) -> MobileLLMError:
+    """The error as one of ours, whatever it was."""
+    if isinstance(error, MobileLLMError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            "the disk is full", "free some space, or point MOBILELLM_HOME to another disk"
+        )
+    if isinstance(error, OSError) and error.filename:
+        return StorageError(
+            f"`{error.filename}`: {error.strerror}", "check the path and its rights"
+        )
+    return MobileLLMError(
+        f"internal error: {type(error).__name__}: {error}",
+        "this is a defect of the program; run again with `--debug` and report what it prints",
+    )
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """``error:`` and ``hint:`` lines on stderr."""
+    sys.stderr.write(f"error: {message}\n")
+    if hint:
+        sys.stderr.write(f"hint: {hint}\n")

