@@ -77,8 +77,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_weights(path: Path, tensors: Mapping[str, mx.array]) -> None:
-    """One safetensors file, marked as MLX's layout."""
-    mx.save_safetensors(str(path), dict(tensors), metadata={"format": "mlx"})
+    """One safetensors file, marked as MLX's layout.
+
+    Raises:
+        StorageError: when it cannot be written; MLX does not say why.
+    """
+    try:
+        mx.save_safetensors(str(path), dict(tensors), metadata={"format": "mlx"})
+    except RuntimeError as error:
+        raise StorageError(
+            f"`{path.name}` cannot be written: {error}",
+            "free some space, or point MOBILELLM_HOME to another disk",
+        ) from error
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The one door to MLX: whoever needs it says ``from mobilellm_mlx.backend import mx``.
 
-Order matters here. The Linux CPU wheel of MLX bundles the reference BLAS, some fifty times slower
-than it need be, and the first BLAS loaded wins; so the fast one is loaded before ``mlx.core``.
-Nothing of this happens on macOS, where MLX uses Metal and Accelerate.
+The Linux CPU wheel of MLX bundles the reference BLAS, some forty times slower than it need be; here
+a fast one takes its place (see ``blas.py``), so that no product runs on the slow one. Nothing of
+this happens on macOS, where MLX uses Metal and Accelerate.
 """
 
 from __future__ import annotations
@@ -16,12 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from mobilellm_mlx import paths
 from mobilellm_mlx.blas import Blas, load_fast_blas
 from mobilellm_mlx.errors import InsufficientMemory, MobileLLMError, format_bytes
-
-BLAS: Blas = load_fast_blas(paths.cache_dir() / "blas")
-"""The BLAS that CPU matrix products use."""
 
 try:
     import mlx.core as mx
@@ -33,6 +29,9 @@ except ImportError as error:  # mlx's Linux wheels come without a backend unless
         "on Linux install `mobilellm-mlx[cpu]` or `mobilellm-mlx[cuda]`; on macOS use a native "
         "arm64 Python (not Rosetta)",
     ) from error
+
+BLAS: Blas = load_fast_blas()
+"""The BLAS that CPU matrix products use."""
 
 __all__ = ["BLAS", "Backend", "backend", "fused", "mx", "nn", "tree_flatten"]
 
@@ -54,6 +53,9 @@ class Backend:
     name: BackendName
     prefill_chunk: int
     """Tokens of a prompt handled at once: between chunks a job can be cancelled."""
+    look_ahead: bool
+    """Whether one decode step is kept in flight. On a CPU ``async_eval`` waits for all but its last
+    few operations, so a step ahead would only show every token one step late."""
     default_compute: Literal["packed", "dense"]
     """CPU kernels for packed 4-bit prefill about twenty times slower than unpacked float32."""
     half_precision: bool
@@ -61,9 +63,9 @@ class Backend:
 
 
 BACKENDS: dict[BackendName, Backend] = {
-    "metal": Backend("metal", prefill_chunk=2048, default_compute="packed", half_precision=True),
-    "cuda": Backend("cuda", prefill_chunk=2048, default_compute="packed", half_precision=True),
-    "cpu": Backend("cpu", prefill_chunk=256, default_compute="dense", half_precision=False),
+    "metal": Backend("metal", 2048, look_ahead=True, default_compute="packed", half_precision=True),
+    "cuda": Backend("cuda", 2048, look_ahead=True, default_compute="packed", half_precision=True),
+    "cpu": Backend("cpu", 256, look_ahead=False, default_compute="dense", half_precision=False),
 }
 
 

@@ -75,6 +75,7 @@ class Engine:
         self._running: _Job | None = None
         self._worker = _Worker(directory, self._options)
         self._closed = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="mobilellm-engine")
         self._thread.start()
 
@@ -106,9 +107,8 @@ class Engine:
         return self._submit(lambda: self._worker.complete(text, options, cancel), cancel)
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
+        with self._lock:
+            self._closed = True
         if running := self._running:
             running.cancel.set()
         self._jobs.put(None)
@@ -126,19 +126,24 @@ class Engine:
         self.close()
 
     def _submit(self, work: Work, cancel: threading.Event) -> Iterator[Event]:
-        if self._closed:
-            raise EngineError("the engine is closed", "start a new one")
         job = _Job(work, cancel)
-        self._jobs.put(job)
+        with self._lock:  # no job may enter after the last one was taken out
+            if self._closed:
+                raise EngineError("the engine is closed", "start a new one")
+            self._jobs.put(job)
         return job.events()
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
             self._running = job
+            if self._closed:  # `close` may have looked before the line above
+                job.cancel.set()
             job.run()
             self._running = None
             if self._closed:
                 break
+        with self._lock:
+            self._closed = True
         while not self._jobs.empty():  # nobody may wait for a job that will not come
             if left := self._jobs.get():
                 left.refuse()
@@ -177,13 +182,17 @@ class _Job:
 
     def events(self) -> Iterator[Event]:
         """On the reader's thread: the events as they come; an error is raised here."""
+        ended = False
         try:
             while (item := self._out.get()) is not None:
                 if isinstance(item, BaseException):
+                    ended = True
                     raise item
                 yield item
+            ended = True
         finally:
-            self.cancel.set()  # no reader, no work; without effect on a job that has ended
+            if not ended:  # no reader, no work; otherwise the flag stays as its owner left it
+                self.cancel.set()
 
 
 class _Worker:
@@ -196,6 +205,7 @@ class _Worker:
         self._directory = directory
         self._options = options
         self._generator: Generator | None = None
+        self._touched_mlx = False
         self.info: ModelLoaded | None = None
         self.defaults = GenerationOptions()
 
@@ -215,7 +225,7 @@ class _Worker:
         yield from generator.generate(generator.text_prompt(text), options, cancel)
 
     def close(self) -> None:
-        if self._generator is None:
+        if not self._touched_mlx:
             return
         from mobilellm_mlx.backend import mx
 
@@ -228,6 +238,7 @@ class _Worker:
             from mobilellm_mlx.decoding import Generator
             from mobilellm_mlx.loading import load_model
 
+            self._touched_mlx = True  # also when loading fails half-way
             loaded = load_model(self._directory, self._options)
             self._generator = Generator(loaded)
             self.defaults, self.info = loaded.defaults, loaded.info

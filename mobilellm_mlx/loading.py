@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,6 +26,7 @@ from mobilellm_mlx.errors import (
     InsufficientMemory,
     InvalidOption,
     ModelNotFound,
+    TemplateError,
     TokenizerError,
     format_bytes,
 )
@@ -33,7 +35,7 @@ from mobilellm_mlx.models import LanguageModel, ModelConfig, build_config
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 from mobilellm_mlx.paths import MANIFEST
 from mobilellm_mlx.templates import ChatTemplate
-from mobilellm_mlx.tokenizer import Tokenizer, load_tokenizer
+from mobilellm_mlx.tokenizer import Tokenizer, load_tokenizer, token_name
 
 _KEPT_FREE_BYTES = 256_000_000
 """Left for activations, the interface and the rest of the machine when memory is checked."""
@@ -102,19 +104,14 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
     compute = backend().default_compute if options.compute == "auto" else options.compute
 
     _check_memory(config, files, compute, context)
-    tokenizer_config = read_json(directory / "tokenizer_config.json", missing={})
-    tokenizer = load_tokenizer(directory, tokenizer_config)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise TokenizerError(
-            f"the tokenizer has {tokenizer.vocab_size:,} tokens, "
-            f"the model only {config.vocab_size:,}",
-            "the directory mixes files of different models",
-        )
-    template = _load_template(directory, tokenizer_config)
     generation = read_json(directory / "generation_config.json", missing={})
-    with allocation_errors("loading the model"):
-        model = build_model(config, weights.load_tensors(files), packing, compute)
-        mx.eval(model.parameters())
+    # The words are read while MLX, on this thread, unpacks the weights: two things of equal length.
+    with ThreadPoolExecutor(1) as pool:
+        words = pool.submit(_load_words, directory, config)
+        with allocation_errors("loading the model"):
+            model = build_model(config, weights.load_tensors(files), packing, compute)
+            mx.eval(model.parameters())
+        tokenizer, template = words.result()
     manifest = read_json(directory / MANIFEST, missing={})
     return LoadedModel(
         model=model,
@@ -212,15 +209,31 @@ def planned_weight_bytes(
     return total
 
 
+def _load_words(directory: Path, config: ModelConfig) -> tuple[Tokenizer, ChatTemplate | None]:
+    """Tokenizer and chat template; nothing of MLX, so any thread may do it."""
+    tokenizer_config = read_json(directory / "tokenizer_config.json", missing={})
+    tokenizer = load_tokenizer(directory, tokenizer_config)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens, "
+            f"the model only {config.vocab_size:,}",
+            "the directory mixes files of different models",
+        )
+    return tokenizer, _load_template(directory, tokenizer_config)
+
+
 def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTemplate | None:
     source = tokenizer_config.get("chat_template")
     if (path := directory / "chat_template.jinja").is_file():
-        source = path.read_text(encoding="utf-8")
+        try:
+            source = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise TemplateError(f"`{path}` cannot be read: {error}") from error
     if not isinstance(source, str) or not source.strip():
         return None
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    found = {name: tokenizer_config.get(name) for name in names}
-    return ChatTemplate(source, {name: v for name, v in found.items() if isinstance(v, str)})
+    found = {name: token_name(tokenizer_config.get(name)) for name in names}
+    return ChatTemplate(source, {name: v for name, v in found.items() if v is not None})
 
 
 def _stop_tokens(*configs: dict[str, Any]) -> frozenset[int]:
@@ -229,7 +242,7 @@ def _stop_tokens(*configs: dict[str, Any]) -> frozenset[int]:
     for config in configs:
         value = config.get("eos_token_id")
         for token in value if isinstance(value, list) else [value]:
-            if isinstance(token, int):
+            if type(token) is int:
                 stops.add(token)
     return frozenset(stops)
 

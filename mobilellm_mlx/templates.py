@@ -45,6 +45,11 @@ class ChatTemplate:
                 f"the chat template is broken at line {error.lineno}: {error.message}",
                 "use `mobilellm generate --raw` to go without it",
             ) from error
+        except Exception as error:  # nested too deep, for one
+            raise TemplateError(
+                f"the chat template is broken: {type(error).__name__}: {error}",
+                "use `mobilellm generate --raw` to go without it",
+            ) from error
         self._variables = variables or {}
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
@@ -60,7 +65,10 @@ class ChatTemplate:
                 **self._variables,
             )
         except _Refused as error:
-            raise TemplateError(f"the chat template refuses this conversation: {error}") from error
+            raise TemplateError(
+                f"the chat template refuses this conversation: {error}",
+                "use `mobilellm generate --raw` to go without it",
+            ) from error
         except Exception as error:  # a template is foreign code: anything can come out of it
             raise TemplateError(
                 f"the chat template failed: {type(error).__name__}: {error}",
@@ -96,6 +104,21 @@ def _refuse(message: object) -> NoReturn:
     raise _Refused(str(message))
 
 
-def _tojson(value: object, indent: int | None = None) -> str:
-    """Plain JSON: Jinja's own filter escapes for HTML, which models were not trained on."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON: Jinja's own filter escapes for HTML, which models were not trained on.
+
+    The parameters, and their order, are those of the Hugging Face library's filter.
+    """
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )

@@ -95,6 +95,24 @@ class Detokenizer:
         return self._decoder.decode(b"", final=True)
 
 
+def _require_unicode(text: str) -> None:
+    """The libraries below raise whatever they like for half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"the text is not valid Unicode at character {error.start:,}",
+            "it holds bytes that are not UTF-8; convert it first",
+        ) from error
+
+
+def token_name(entry: object) -> str | None:
+    """A token in ``tokenizer_config.json``, which is a string or a table with its ``content``."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else None
+
+
 def _byte_level_alphabet() -> dict[str, int]:
     """GPT-2's printable stand-ins for the 256 bytes, as character to byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -127,12 +145,13 @@ class ByteLevelTokenizer(Tokenizer):
         self._alphabet = _byte_level_alphabet()
 
     def encode(self, text: str) -> list[int]:
+        _require_unicode(text)
         return list(self._rust.encode(text, add_special_tokens=False).ids)
 
     def token_bytes(self, token: int) -> bytes:
         if added := self._added.get(token):
             return b"" if added.special else added.content.encode()
-        piece = self._rust.id_to_token(token)
+        piece = self._rust.id_to_token(token) if 0 <= token < 2**32 else None
         if piece is None:
             raise TokenizerError(f"token {token} is outside the vocabulary of {self.vocab_size:,}")
         return bytes(self._alphabet[char] for char in piece)
@@ -158,6 +177,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.prefix = (bos,) if add_bos and bos >= 0 else ()
 
     def encode(self, text: str) -> list[int]:
+        _require_unicode(text)
         return list(self._model.encode(text))
 
     def token_bytes(self, token: int) -> bytes:
@@ -188,8 +208,8 @@ def load_tokenizer(directory: Path, config: dict[str, object]) -> Tokenizer:
     add_bos = config.get("add_bos_token")
     if (path := directory / "tokenizer.json").is_file():
         tokenizer = ByteLevelTokenizer(path)
-        bos = config.get("bos_token")
-        if add_bos is True and isinstance(bos, str) and bos in tokenizer.special:
+        bos = token_name(config.get("bos_token"))
+        if add_bos is True and bos in tokenizer.special:
             tokenizer.prefix = (tokenizer.special[bos],)
         return tokenizer
     if (path := directory / "tokenizer.model").is_file():

@@ -6,9 +6,13 @@ in modules of their own; the faces ``tui`` and ``convert`` are named only in ``f
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
 
 import click
 
@@ -21,8 +25,29 @@ VERBS: dict[str, tuple[str, str]] = {
 """Verb to where it lives and its line in the help."""
 
 
+class _ReaderGone(Exception):
+    """The program that read our stdout (`head`, say) has left."""
+
+
+@contextmanager
+def _closed_pipes() -> Iterator[None]:
+    """Nothing is wrong when the reader has gone, but click would leave with 1 for it."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGone from error
+
+
 class LazyGroup(click.Group):
     """A group that knows its verbs' names and help lines without importing them."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _closed_pipes():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _closed_pipes():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -96,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):  # an answer can hold what a Latin-1 terminal cannot
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = cli.main(arguments, prog_name="mobilellm", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -106,6 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = 130
+    except _ReaderGone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        code = 0
     except Exception as error:
         from mobilellm_mlx.cli.errors import report
 

@@ -14,17 +14,19 @@ from mobilellm_mlx.cli.shared import (
     is_interactive,
     load_options,
     loading_options,
+    require_text,
     resolve_model,
     sampling_options,
     sampling_overrides,
 )
 from mobilellm_mlx.engine import Engine
+from mobilellm_mlx.errors import InvalidOption
 from mobilellm_mlx.options import GenerationOptions
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--system", metavar="TEXT", help="Instructions for the model.")
+@click.option("--system", callback=require_text, metavar="TEXT", help="Instructions for the model.")
 @sampling_options
 @loading_options
 @debug_option
@@ -46,8 +48,19 @@ def chat(
 
 
 def chat_in_lines(session: Session) -> int:
-    """Each line of stdin is a turn; empty lines are not."""
-    for line in sys.stdin:
-        if text := line.strip():
+    """Each line of stdin is a turn; empty lines are not.
+
+    Raises:
+        InvalidOption: when a line is not text.
+    """
+    for number, line in enumerate(sys.stdin.buffer if sys.stdin else (), 1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise InvalidOption(
+                f"line {number} of stdin is not UTF-8 text: {error.reason} at byte {error.start}",
+                "convert it first, for example with `iconv -t UTF-8`",
+            ) from None
+        if text:
             console.print_answer(session.send(text))
     return 0

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
 from mobilellm_mlx.cli.errors import explain
 from mobilellm_mlx.errors import format_bytes
-from mobilellm_mlx.events import Event, GenerationSummary, Progress, Summary
+from mobilellm_mlx.events import Event, GenerationSummary, Progress, Status, Summary
+
+EXIT_CODES: dict[Status, int] = {"ok": 0, "error": 1, "cancelled": 130}
+"""What to leave with after a job, by the status of its summary."""
 
 
 def show_progress(events: Iterable[Event]) -> None:
@@ -56,8 +63,8 @@ def print_json(events: Iterable[Event], job: str) -> int:
     try:
         for event in events:
             _write(event.to_json())
-            if isinstance(event, Summary) and event.status == "error":
-                code = 1
+            if isinstance(event, Summary):
+                code = EXIT_CODES[event.status]
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
@@ -71,6 +78,28 @@ def print_json(events: Iterable[Event], job: str) -> int:
             raise
         code = 1
     return code
+
+
+@contextmanager
+def interrupts(cancel: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C cancel the job, so that its summary still comes; the second interrupts.
+
+    Args:
+        cancel: set by the first one.
+    """
+
+    def ask(_: int, __: FrameType | None) -> None:
+        cancel.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():  # only there are signals heard
+        yield
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _write(line: str) -> None:

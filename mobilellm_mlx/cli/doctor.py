@@ -18,7 +18,7 @@ from typing import Any, Literal
 import click
 
 from mobilellm_mlx import catalogue, paths
-from mobilellm_mlx.cli.shared import debug_option
+from mobilellm_mlx.cli.shared import debug_option, is_interactive
 from mobilellm_mlx.errors import MobileLLMError, format_bytes
 from mobilellm_mlx.paths import MANIFEST
 
@@ -199,7 +199,7 @@ def _cache() -> Iterator[Check]:
     place = paths.cache_dir()
     nearest = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(nearest).free
-    writable = os.access(nearest, os.W_OK)
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK)
     size = format_bytes(directory_bytes(place)) if place.exists() else "empty"
     yield Check(
         "Cache",
@@ -244,7 +244,7 @@ def _damage(directory: Path) -> str | None:
 
 def _terminal() -> Iterator[Check]:
     columns, lines = shutil.get_terminal_size()
-    attached = sys.stdin.isatty() and sys.stdout.isatty()
+    attached = is_interactive()
     yield Check("Terminal", "attached", "yes" if attached else "no: `chat` reads lines from stdin")
     yield Check(
         "Terminal",

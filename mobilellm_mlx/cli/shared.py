@@ -19,6 +19,17 @@ from mobilellm_mlx.paths import MANIFEST
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+
+def require_text(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """An option's callback: what was not UTF-8 on the command line is wrong usage."""
+    try:
+        for text in (value,) if isinstance(value, str) else value or ():
+            text.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not UTF-8 text.") from None
+    return value
+
+
 _SAMPLING = (
     click.option("--max-tokens", type=int, metavar="N", help="Most tokens of an answer."),
     click.option("--temp", "temperature", type=float, metavar="T", help="Randomness; 0 is greedy."),
@@ -31,7 +42,13 @@ _SAMPLING = (
         "--repetition-penalty", type=float, metavar="X", help="Above 1 makes repeating rarer."
     ),
     click.option("--seed", type=int, metavar="N", help="Seed of the random choices."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End at this text; repeatable."),
+    click.option(
+        "--stop",
+        callback=require_text,
+        multiple=True,
+        metavar="TEXT",
+        help="End at this text; repeatable.",
+    ),
 )
 _LOADING = (
     click.option(
@@ -126,7 +143,7 @@ def pull_events(model: CatalogueModel) -> Iterator[Event]:
 
 def is_interactive() -> bool:
     """Whether a person sits at both ends."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def is_whole(directory: Path) -> bool:

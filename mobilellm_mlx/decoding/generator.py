@@ -15,7 +15,7 @@ from mobilellm_mlx.backend import allocation_errors, backend, mx
 from mobilellm_mlx.decoding.sampling import draw_seed, make_sampler
 from mobilellm_mlx.decoding.step import iter_prefill, iter_tokens
 from mobilellm_mlx.decoding.text import TextStream
-from mobilellm_mlx.errors import ContextOverflow, InvalidOption, TemplateError
+from mobilellm_mlx.errors import ContextOverflow, InvalidOption, TemplateError, TokenizerError
 from mobilellm_mlx.events import (
     Event,
     GenerationSummary,
@@ -85,6 +85,9 @@ class Generator:
             raise InvalidOption("the prompt is empty", "say something")
         if len(prompt) >= limit:
             raise ContextOverflow(len(prompt), limit)
+        if max(prompt) >= (vocab := self._loaded.model.config.vocab_size):
+            # A tokenizer with gaps can pass the check of sizes; MLX would read past the embedding.
+            raise TokenizerError(f"token {max(prompt)} is outside the model's {vocab:,} tokens")
         run = _Run(time.perf_counter(), cancel or Flag())
         options = options if options.seed is not None else replace(options, seed=draw_seed())
         mx.reset_peak_memory()
@@ -124,16 +127,16 @@ class Generator:
             self._cached = fed[: held.pop()]
 
     def _prefill(self, prompt: Sequence[int], run: _Run) -> Iterator[Event]:
-        rest = prompt[run.reused : -1]
-        started = time.perf_counter()
-        total = len(prompt)
+        """Read the prompt up to the last chunk, which is read by the first step of decoding."""
+        rest, total = prompt[run.reused :], len(prompt)
+        run.read = run.reused
         yield PrefillProgress(run.reused, total, run.reused)
-        for done in iter_prefill(self._loaded.model, self._caches, rest, backend().prefill_chunk):
-            yield PrefillProgress(run.reused + done, total, run.reused)
+        chunk = backend().prefill_chunk
+        for done in iter_prefill(self._loaded.model, self._caches, rest, chunk):
+            run.read = run.reused + done
+            yield PrefillProgress(run.read, total, run.reused)
             if run.cancel.is_set():
                 break
-        run.prefill_s = time.perf_counter() - started
-        run.prefilled = len(rest)
 
     def _decode(
         self, prompt: Sequence[int], options: GenerationOptions, fed: list[int], run: _Run
@@ -145,10 +148,18 @@ class Generator:
         stream = TextStream(loaded.tokenizer, loaded.stop_tokens, options.stop)
         sampler = make_sampler(options, options.seed or 0)
         tokens = iter_tokens(
-            loaded.model, self._caches, prompt[-1], sampler, count, options=options, history=prompt
+            loaded.model,
+            self._caches,
+            prompt[run.read :],
+            sampler,
+            count,
+            options=options,
+            history=prompt,
         )
         for token in tokens:
             run.count_token()
+            if run.generated == 1:
+                yield PrefillProgress(len(prompt), len(prompt), run.reused)
             fed.append(token)
             if text := stream.add(token):
                 run.text.append(text)
@@ -175,15 +186,15 @@ class Generator:
             cached_tokens=run.reused,
             generated_tokens=run.generated,
             ttft_s=run.ttft_s,
-            prefill_s=run.prefill_s,
+            prefill_s=run.ttft_s,
             decode_s=run.decode_s,
-            prefill_tok_per_s=_rate(run.prefilled, run.prefill_s),
+            prefill_tok_per_s=_rate(len(prompt) - run.reused, run.ttft_s),
             decode_tok_per_s=_rate(run.generated - 1, run.decode_s),
             context_used=len(prompt) + run.generated,
             context_limit=self._loaded.context_limit,
             memory_bytes=mx.get_active_memory(),
             peak_memory_bytes=mx.get_peak_memory(),
-            options=asdict(options),
+            options={**asdict(options), "stop": list(options.stop)},  # as it comes back from JSON
         )
 
 
@@ -194,8 +205,8 @@ class _Run:
     started: float
     cancel: Flag
     reused: int = 0
-    prefilled: int = 0
-    prefill_s: float = 0.0
+    read: int = 0
+    """Prompt tokens whose keys and values are in the caches."""
     generated: int = 0
     ttft_s: float = 0.0
     decode_s: float = 0.0

@@ -5,7 +5,7 @@ Order as in the Hugging Face library: repetition penalty, temperature, top-k, to
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable
 
 from mobilellm_mlx.backend import mx
@@ -17,7 +17,7 @@ Sampler = Callable[[mx.array], mx.array]
 
 def draw_seed() -> int:
     """A seed for a run that was given none."""
-    return secrets.randbits(32)
+    return int.from_bytes(os.urandom(4))
 
 
 def make_sampler(options: GenerationOptions, seed: int) -> Sampler:
@@ -30,7 +30,7 @@ def make_sampler(options: GenerationOptions, seed: int) -> Sampler:
     def sample(logits: mx.array) -> mx.array:
         nonlocal key
         key, draw = mx.random.split(key)
-        logits = logits.astype(mx.float32) / options.temperature  # (V,)
+        logits = logits.astype(mx.float32) / max(options.temperature, 1e-6)  # (V,), no overflow
         if not (options.top_k or options.top_p < 1 or options.min_p):
             return mx.random.categorical(logits, key=draw)
         order, kept = _truncate(logits, options)

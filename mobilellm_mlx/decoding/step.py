@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mobilellm_mlx.backend import mx
+from mobilellm_mlx.backend import backend, mx
 from mobilellm_mlx.decoding.sampling import Sampler, penalize
 from mobilellm_mlx.models import KVCache, LanguageModel
 from mobilellm_mlx.options import GenerationOptions
@@ -19,20 +19,21 @@ def iter_prefill(
 ) -> Iterator[int]:
     """Fill the caches with tokens, ``chunk`` at a time; yields how many are done.
 
-    The head and the last block's feed-forward are never computed: only keys and values are asked
-    for, and MLX is lazy.
+    Leaves the last one to ``chunk`` tokens to ``iter_tokens``, which needs their logits. For the
+    others the head and the last block's feed-forward are never computed: only keys and values are
+    asked for, and MLX is lazy.
     """
-    for start in range(0, len(tokens), chunk):
+    for start in range(0, len(tokens) - chunk, chunk):
         part = mx.array(list(tokens[start : start + chunk]))[None]  # (1, L)
         model.hidden(part, caches)
         mx.eval([array for cache in caches for array in cache.arrays])
-        yield min(start + chunk, len(tokens))
+        yield start + chunk
 
 
 def iter_tokens(
     model: LanguageModel,
     caches: Sequence[KVCache],
-    last: int,
+    last: Sequence[int],
     sampler: Sampler,
     count: int,
     *,
@@ -41,32 +42,37 @@ def iter_tokens(
 ) -> Iterator[int]:
     """``count`` generated ids.
 
-    While the reader looks at one token the next is already being computed: when it stops early, the
-    caches hold every token that was yielded.
+    On a GPU the next token is already being computed while the reader looks at one. So when it
+    stops early, the caches may hold the last token it was given, and never more than that.
 
     Args:
         model: the network.
         caches: hold everything before ``last``; updated in place.
-        last: the last token of the prompt.
+        last: the end of the prompt, at least one token and at most a chunk: its last position
+            chooses the first id, so the prompt needs no step of its own for that.
         sampler: logits (V,) to token, lazily.
         count: how many ids to generate.
         options: for the repetition penalty only.
-        history: tokens that the repetition penalty should know, ``last`` included.
+        history: tokens that the repetition penalty should know, the whole prompt included.
     """
     recent = _Recent(history, options or GenerationOptions())
 
-    def step(token: mx.array) -> mx.array:
-        logits = model.head(model.hidden(token.reshape(1, 1), caches)[:, -1])[0]  # (V,)
+    def step(tokens: mx.array) -> mx.array:
+        logits = model.head(model.hidden(tokens.reshape(1, -1), caches)[:, -1])[0]  # (V,)
         chosen = sampler(recent.penalize(logits))
         recent.add(chosen)
         mx.async_eval(chosen)  # type: ignore[no-untyped-call]
         return chosen
 
-    token = step(mx.array(last))
-    for left in range(count - 1, -1, -1):
-        following = step(token) if left else token
+    look_ahead = backend().look_ahead
+    token = step(mx.array(list(last)))
+    for index in range(count):
+        more = index + 1 < count
+        # Nobody waits for the second token before seeing the first.
+        ahead = step(token) if more and index and look_ahead else None
         yield int(token.item())  # type: ignore[arg-type]
-        token = following
+        if more:
+            token = step(token) if ahead is None else ahead
 
 
 class _Recent:

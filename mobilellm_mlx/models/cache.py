@@ -86,7 +86,8 @@ class KVCache:
 
     @state.setter
     def state(self, pair: tuple[mx.array, mx.array] | None) -> None:
-        self._keys, self._values = pair or (None, None)
+        # Copies (of the handle, not of the data): later updates must not write into the caller's.
+        self._keys, self._values = map(mx.array, pair) if pair else (None, None)
         self.offset = 0 if self._keys is None else self._keys.shape[2]
 
     @property

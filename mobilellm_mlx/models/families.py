@@ -94,12 +94,15 @@ def _refuse_unsupported(raw: RawConfig) -> None:
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind != "default":
             raise ConfigError(f"`{name}` asks for {kind!r} scaling, which is not supported")
+        for setting in ("factor", "partial_rotary_factor"):
+            if scaling.get(setting) not in (None, 1):
+                raise ConfigError(f"`{name}` has a `{setting}`, which is not supported")
 
 
 def _rope_theta(raw: RawConfig) -> float:
     """``rope_theta`` from its old place or from ``rope_parameters`` (transformers 5)."""
-    nested = raw.get("rope_parameters") or {}
-    return _number({**nested, **raw}, "rope_theta", 10_000.0)
+    nested = _number(raw.get("rope_parameters") or {}, "rope_theta", 10_000.0)
+    return _number(raw, "rope_theta", nested)
 
 
 def _whole(raw: RawConfig, name: str, default: int | None = None) -> int:
@@ -117,7 +120,8 @@ def _number(raw: RawConfig, name: str, default: float) -> float:
     value = raw.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    # The bound refuses infinities, NaN and whole numbers that no float can hold.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
         raise ConfigError(f"`{name}` is {value!r}, expected a number")
     return float(value)
 
