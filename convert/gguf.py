@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm_mlx.backend import mx, tree_flatten
-from mobilellm_mlx.errors import ConvertError
+from mobilellm_mlx.errors import ConvertError, WeightsError
 from mobilellm_mlx.loading import build_model
 from mobilellm_mlx.models import build_config
 from mobilellm_mlx.weights import read_quantization
@@ -248,5 +248,9 @@ def _quantization(tensors: Mapping[str, mx.array]) -> dict[str, Any] | None:
 
 def _check_fit(config: Mapping[str, Any], tensors: dict[str, mx.array]) -> None:
     """Every tensor used and every parameter filled, or an error that names them."""
-    model = build_model(build_config(config), tensors, read_quantization(config), "packed")
+    table = read_quantization(config)
+    try:
+        model = build_model(build_config(config), tensors, table, "packed")
+    except WeightsError as error:
+        raise ConvertError(error.message, "only Llama-shaped GGUF files can be imported") from error
     assert len(tree_flatten(model.parameters())) == len(tensors)

@@ -52,8 +52,8 @@ def write_model(model: CatalogueModel, source: Path, directory: Path) -> int:
     (directory / "tokenizer.json").write_text(imported.tokenizer_json, encoding="utf-8")
     writer.write_json(directory / "tokenizer_config.json", imported.tokenizer_config)
     writer.write_json(directory / "config.json", imported.config)
-    eos = {k: v for k, v in imported.config.items() if k.endswith("_token_id")}
-    writer.write_json(directory / "generation_config.json", {**model.generation, **eos})
+    ids = {k: v for k, v in imported.config.items() if k.endswith("_token_id")}
+    writer.write_json(directory / "generation_config.json", {**ids, **model.generation})
     (directory / "LICENSE").write_bytes((source / "LICENSE").read_bytes())
     writer.write_weights(directory / "model.safetensors", imported.tensors)
     if not imported.tensors:

@@ -101,7 +101,7 @@ def _storage_errors(place: Path) -> Iterator[None]:
                 f"the disk is full at `{place}`",
                 "free some space, or point MOBILELLM_HOME to another disk",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise StorageError(
                 f"`{place}` cannot be written: {error.strerror}",
                 "check its permissions, or point MOBILELLM_HOME elsewhere",

@@ -83,7 +83,8 @@ CATALOGUE: dict[str, CatalogueModel] = {
             "The block shape of MobileLLM-125M with chat tuning. Good for short questions, "
             "rewriting and play; it is often wrong about facts."
         ),
-        generation={"do_sample": True, "temperature": 0.2, "top_p": 0.9},
+        # <|im_end|> ends a turn, <|endoftext|> a text; a model this small uses either.
+        generation={"do_sample": True, "temperature": 0.2, "top_p": 0.9, "eos_token_id": [2, 0]},
     ),
 }
 

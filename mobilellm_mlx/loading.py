@@ -125,6 +125,7 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
             path=str(directory),
             family=config.family,
             parameters=config.parameter_count(),
+            bits=packing.default.bits if packing else None,
             weight_bytes=model.weight_bytes(),
             kv_bytes_per_token=model.kv_bytes_per_token(),
             context_limit=context,

@@ -26,6 +26,7 @@ SCRIPTED_MODEL = ModelLoaded(
     path="/models/scripted",
     family="llama",
     parameters=134_515_008,
+    bits=4,
     weight_bytes=98_000_000,
     kv_bytes_per_token=23_040,
     context_limit=2048,

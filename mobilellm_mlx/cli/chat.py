@@ -43,7 +43,10 @@ def chat(
     directory = resolve_model(model)
     with Engine(directory, load_options(context, compute)) as engine:
         if is_interactive():
-            return int(faces.tui().run_chat(engine, instructions=system, overrides=overrides) or 0)
+            faces.tui().run_chat(
+                engine, instructions=system, overrides=overrides, title=directory.name
+            )
+            return 0
         return chat_in_lines(Session(engine, instructions=system, overrides=overrides))
 
 

@@ -1,0 +1,189 @@
+"""Keys that work everywhere, themes, the way in and the way out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import tui
+from mobilellm_mlx.errors import InsufficientMemory, InvalidOption
+from mobilellm_mlx.testing import ScriptedEngine
+from tui.app import MobileLLMApp
+from tui.screens.help import HelpScreen
+from tui.themes import DARK, LIGHT
+from tui.widgets.response import Response
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, tui; print(any(m in sys.modules for m in ('textual', 'mlx', 'rich')))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_an_impossible_override_is_said_before_anything_is_drawn():
+    with pytest.raises(InvalidOption):
+        tui.run_chat(ScriptedEngine(), overrides={"temperature": -1})
+
+
+def test_run_chat_raises_what_kept_the_model_from_loading(monkeypatch):
+    error = InsufficientMemory("too big")
+    run = MobileLLMApp.run
+
+    def leave_when_explained(self):
+        async def leave(pilot):
+            while self.failure is None:
+                await pilot.pause(0.01)
+            await pilot.press("ctrl+q")
+
+        return run(self, headless=True, auto_pilot=leave)
+
+    monkeypatch.setattr(MobileLLMApp, "run", leave_when_explained)
+    with pytest.raises(InsufficientMemory):
+        tui.run_chat(ScriptedEngine(loading_error=error))
+
+
+def test_run_chat_returns_when_the_person_leaves(monkeypatch):
+    run = MobileLLMApp.run
+
+    async def leave(pilot):
+        await pilot.press("ctrl+q")
+
+    monkeypatch.setattr(
+        MobileLLMApp, "run", lambda self: run(self, headless=True, auto_pilot=leave)
+    )
+    engine = ScriptedEngine()
+    tui.run_chat(engine)
+    assert not engine.closed  # that is the caller's
+
+
+async def test_instructions_and_overrides_reach_the_engine(open_chat, staged):
+    engine = staged()
+    async with open_chat(engine, instructions="Be brief.", overrides={"max_tokens": 7}) as chat:
+        await chat.say("Hi")
+        await chat.idle()
+        assert [m.content for m in engine.conversations[0]] == ["Be brief.", "Hi"]
+
+
+async def test_ctrl_y_copies_the_last_answer_as_the_model_wrote_it(open_chat, staged):
+    async with open_chat(staged(["It is **small**."])) as chat:
+        await chat.idle()
+        await chat.press("ctrl+y")
+        await chat.until(lambda: "no answer to copy" in chat.text())
+        await chat.say("Hi")
+        await chat.idle()
+        await chat.press("ctrl+y")
+        await chat.until(lambda: "Copied the last answer" in chat.text())
+        assert chat.app.clipboard == "It is **small**."
+
+
+@pytest.mark.parametrize(("ssh", "copied"), [(None, 1), ("a b c d", 0)])
+def test_on_a_mac_the_system_clipboard_is_filled_unless_over_ssh(monkeypatch, ssh, copied):
+    calls = []
+    monkeypatch.setattr("tui.app.sys.platform", "darwin")
+    monkeypatch.setattr("tui.app.shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("tui.app.subprocess.run", lambda *a, **k: calls.append((a, k)))
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    if ssh:
+        monkeypatch.setenv("SSH_CONNECTION", ssh)
+    MobileLLMApp(ScriptedEngine()).copy_to_clipboard("ä")
+    assert [k["input"] for _, k in calls] == ["ä".encode()] * copied
+
+
+async def test_ctrl_c_stops_an_answer_and_otherwise_says_how_to_quit(open_chat, staged):
+    engine = staged(["A long answer that goes on"], hold_after=2)
+    async with open_chat(engine) as chat:
+        await chat.idle()
+        await chat.press("ctrl+c")
+        await chat.until(lambda: "Ctrl+Q quits" in chat.text())
+        await chat.say("go")
+        await chat.until(lambda: chat.all(Response)[0].text)
+        await chat.press("ctrl+c")
+        await chat.idle()
+        assert "stopped" in chat.text()
+
+
+async def test_ctrl_c_copies_a_selection_and_stops_nothing(open_chat, staged):
+    engine = staged(["A long answer that goes on"], hold_after=2)
+    async with open_chat(engine) as chat:
+        await chat.idle()
+        await chat.say("go")
+        await chat.write("selected")
+        chat.prompt.select_all()
+        await chat.press("ctrl+c")
+        assert chat.app.clipboard == "selected"
+        assert chat.app.chat.is_answering
+        chat.prompt.clear()
+        chat.app.chat.query_one("UserMessage").text_select_all()
+        await chat.press("ctrl+c")
+        assert chat.app.clipboard == "go"
+        assert chat.app.chat.is_answering
+
+
+async def test_f1_shows_every_key_that_has_a_meaning_here(open_chat, staged):
+    async with open_chat(staged()) as chat:
+        await chat.idle()
+        await chat.press("f1")
+        await chat.until(lambda: isinstance(chat.app.screen, HelpScreen))
+        await chat.pilot.pause()
+        shown = chat.text()
+        for key in ("Enter", "Ctrl+J", "Esc", "Ctrl+N", "Ctrl+Y", "Ctrl+P", "Ctrl+Q", "F1", "PgUp"):
+            assert key in shown
+        await chat.press("escape")
+        await chat.until(lambda: not isinstance(chat.app.screen, HelpScreen))
+        await chat.press("x")
+        assert chat.prompt.text == "x"
+
+
+async def test_the_palette_has_what_a_chat_needs(open_chat, staged):
+    engine = staged(["A long answer that goes on"], hold_after=2)
+    async with open_chat(engine) as chat:
+        await chat.idle()
+        await chat.say("go")
+        titles = [c.title for c in chat.app.get_system_commands(chat.app.screen)]
+        assert titles == ["New chat", "Stop", "Copy last answer", "Toggle theme", "Keys", "Quit"]
+        await chat.press("ctrl+p")
+        await chat.until(lambda: "Search for commands" in chat.text())
+        await chat.pilot.press(*"theme")
+        await chat.until(lambda: "Light or dark" in chat.text())
+        await chat.press("enter")
+        await chat.until(lambda: chat.app.theme == LIGHT.name)
+        chat.app.action_toggle_theme()
+        assert chat.app.theme == DARK.name
+
+
+async def test_a_window_too_small_shows_one_sentence_and_keeps_what_was_written(open_chat, staged):
+    async with open_chat(staged()) as chat:
+        await chat.idle()
+        for width, height in ((39, 24), (80, 9), (10, 4)):
+            await chat.press("x")
+            await chat.pilot.resize_terminal(width, height)
+            await chat.until(lambda: "too" in chat.text())
+            assert "2,048" not in chat.text()
+            assert "╭" not in chat.text()
+        await chat.press("y")
+        await chat.pilot.resize_terminal(40, 10)
+        await chat.until(lambda: "xxxy" in chat.text())
+        assert "too small" not in chat.text()
+
+
+async def test_without_colour_everything_is_still_said(open_chat, staged, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with open_chat(staged(["Grey."], hold_after=1)) as chat:
+        await chat.idle()
+        await chat.say("one")
+        await chat.say("two")
+        assert "queued" in chat.text()
+        await chat.press("escape")
+        await chat.idle()
+        assert "stopped" in chat.text()
+
+
+async def test_changing_the_theme_keeps_code_readable(open_chat, staged):
+    async with open_chat(staged(["```python\nx = 1\n```"])) as chat:
+        await chat.say("code")
+        await chat.idle()
+        chat.app.action_toggle_theme()
+        await chat.pilot.pause()
+        assert "x = 1" in chat.text()

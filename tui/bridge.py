@@ -1,0 +1,228 @@
+"""From the engine's blocking iterators to Textual's messages: the only file that knows both.
+
+A job's iterator is read on a thread of its own, which does nothing but put events into a box. The
+interface empties the box about 25 times a second, joins the pieces of text it finds, and posts
+messages. So the reading thread never touches Textual: it cannot block the interface, a fast model
+cannot flood it, and leaving in mid-answer has nothing to race with. The timer stands still while
+no job runs.
+
+The thread is a daemon and not one of Textual's thread workers: asyncio waits for those when its
+loop ends, and leaving would hang for as long as a model takes to load.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from textual.message import Message
+from textual.message_pump import MessagePump
+from textual.timer import Timer
+
+from mobilellm_mlx.chat.session import Session
+from mobilellm_mlx.engine import ChatEngine
+from mobilellm_mlx.events import (
+    Event,
+    GenerationSummary,
+    ModelLoaded,
+    Notice,
+    PrefillProgress,
+    Progress,
+    TextDelta,
+)
+
+from . import messages as say
+
+UPDATES_PER_S = 25
+PACE_EVERY_S = 0.25
+"""Numbers that change more often than this cannot be read and make the eye restless."""
+MIN_RATE_S = 0.2
+"""No rate is shown before an answer has run for this long."""
+
+_END = object()
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class _Job:
+    """One run of an iterator, with what the interface has seen of it."""
+
+    failed: type[say.LoadingFailed] | type[say.AnswerFailed]
+    """What to post when it fails."""
+    cancel: threading.Event
+    started: float
+    outcome: Message | None = None
+    """Posted when the reading thread is done with the iterator, and with it with the session."""
+    tokens: int = 0
+    first_token: float = 0.0
+    last_token: float = 0.0
+    last_pace: float | None = None
+
+    def count(self, at: float) -> None:
+        self.first_token = self.first_token if self.tokens else at
+        self.last_token = at
+        self.tokens += 1
+
+    @property
+    def tok_per_s(self) -> float | None:
+        spent = self.last_token - self.first_token
+        return (self.tokens - 1) / spent if spent >= MIN_RATE_S else None
+
+
+class Bridge:
+    """Runs one job at a time and reports it as messages.
+
+    All methods are for the interface's thread.
+
+    Args:
+        engine: loaded by ``load``.
+        session: asked by ``send``; belongs to the reading thread while an answer runs.
+        clock: seconds from any start; a test passes its own.
+    """
+
+    def __init__(self, engine: ChatEngine, session: Session, clock: Clock = time.monotonic):
+        self._engine = engine
+        self._session = session
+        self._clock = clock
+        self._job: _Job | None = None
+        self._thread: threading.Thread | None = None
+        self._box: deque[tuple[float, object]] = deque()
+        self._target: MessagePump | None = None
+        self._timer: Timer | None = None
+
+    def attach(self, target: MessagePump) -> None:
+        """Name the screen that gets the messages. Call it when that is mounted."""
+        self._target = target
+        self._timer = target.set_interval(1 / UPDATES_PER_S, self.pump, pause=True)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs whose end has not been posted yet."""
+        return self._job is not None
+
+    def load(self) -> None:
+        """Bring the model into memory; ends with ``ModelReady`` or ``LoadingFailed``."""
+        self._start(lambda _: self._engine.load(), say.LoadingFailed)
+
+    def send(self, text: str) -> None:
+        """Ask; ends with ``AnswerEnded`` or ``AnswerFailed``."""
+        self._start(lambda cancel: self._session.send(text, cancel), say.AnswerFailed)
+
+    def stop(self) -> None:
+        """Ask the running answer to end at its next token."""
+        if self._job is not None:
+            self._job.cancel.set()
+
+    def reset(self) -> None:
+        """Forget the conversation. Only between jobs: the session is not ours during one."""
+        if self.is_busy:
+            raise RuntimeError("reset while a job runs")
+        self._session.reset()
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Stop, and wait up to ``timeout_s`` for a running answer to reach the session."""
+        self.stop()
+        self._target = None
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        if self._thread is not None and timeout_s:
+            self._thread.join(timeout_s)
+
+    def _start(
+        self,
+        open_job: Callable[[threading.Event], Iterator[Event]],
+        failed: type[say.LoadingFailed] | type[say.AnswerFailed],
+    ) -> None:
+        if self.is_busy:
+            raise RuntimeError("one job at a time")
+        job = _Job(failed, threading.Event(), self._clock())
+        self._job = job
+        self._box = deque()
+        self._thread = threading.Thread(
+            target=_read,
+            args=(lambda: open_job(job.cancel), self._box, self._clock),
+            name="mobilellm-reader",
+            daemon=True,
+        )
+        self._thread.start()
+        if self._timer is not None:
+            self._timer.resume()
+        self._post_pace(job)
+
+    def pump(self) -> None:
+        """Empty the box into messages."""
+        job = self._job
+        if job is None or self._target is None:
+            return
+        text: list[str] = []
+        reading: PrefillProgress | None = None
+        ended = False
+        while self._box:
+            at, item = self._box.popleft()
+            if isinstance(item, TextDelta):
+                job.count(at)
+                text.append(item.text)
+            elif isinstance(item, PrefillProgress):
+                reading = item  # only the newest is worth drawing
+            elif item is _END:
+                ended = True
+            else:
+                self._take(item, job)
+        if reading is not None:
+            self._post(say.PromptRead(reading.done, reading.total))
+        if text:
+            self._post(say.AnswerText("".join(text)))
+        if ended:
+            self._end(job)
+        else:
+            self._post_pace(job)
+
+    def _take(self, item: object, job: _Job) -> None:
+        """Note how the job ends, or pass on what is worth knowing on the way."""
+        match item:
+            case ModelLoaded():
+                job.outcome = say.ModelReady(item)
+            case GenerationSummary():
+                job.outcome = say.AnswerEnded(item)
+            case Exception():
+                job.outcome = job.failed(say.Problem.of(item))
+            case Notice(text=said):
+                self._post(say.Noted(said))
+            case Progress(task=task, done=done, total=total):
+                share = f" {100 * done / total:.0f} %" if total else ""
+                self._post(say.Noted(f"{task}{share}"))
+
+    def _end(self, job: _Job) -> None:
+        self._job = None
+        if self._timer is not None:
+            self._timer.pause()
+        silent = RuntimeError("the engine stopped without saying why")
+        self._post(job.outcome or job.failed(say.Problem.of(silent)))
+
+    def _post_pace(self, job: _Job) -> None:
+        now = self._clock()
+        if job.last_pace is None or now - job.last_pace >= PACE_EVERY_S:
+            job.last_pace = now
+            self._post(say.Pace(now - job.started, job.tokens, job.tok_per_s))
+
+    def _post(self, message: Message) -> None:
+        if self._target is not None:
+            self._target.post_message(message)
+
+
+def _read(
+    open_job: Callable[[], Iterator[Event]], box: deque[tuple[float, object]], clock: Clock
+) -> None:
+    """On the reading thread: every event into the box, then an error if any, then the end."""
+    try:
+        for event in open_job():
+            box.append((clock(), event))
+    except Exception as error:
+        box.append((clock(), error))
+    finally:
+        box.append((clock(), _END))

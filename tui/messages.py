@@ -1,0 +1,109 @@
+"""What the engine's side says to the screen, as Textual messages.
+
+Only ``bridge`` posts them. Widgets have nested messages of their own for what a person does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.message import Message
+
+from mobilellm_mlx.errors import MobileLLMError
+from mobilellm_mlx.events import GenerationSummary, ModelLoaded
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A failure in words for a person; ``error`` is what was raised."""
+
+    text: str
+    hint: str | None
+    error: Exception
+
+    @classmethod
+    def of(cls, error: Exception) -> Problem:
+        """The words for any exception: ours speak for themselves, others are internal errors."""
+        if isinstance(error, MobileLLMError):
+            return cls(error.message, error.hint, error)
+        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        hint = "this is a bug; run again with `--debug` to see where it comes from"
+        return cls(f"internal error: {said}", hint, error)
+
+    @property
+    def internal(self) -> bool:
+        """Whether nobody foresaw it."""
+        return not isinstance(self.error, MobileLLMError)
+
+
+class ModelReady(Message):
+    """The model is in memory."""
+
+    def __init__(self, info: ModelLoaded) -> None:
+        super().__init__()
+        self.info = info
+
+
+class Noted(Message):
+    """Something to know on the way: a stage of a job, or how far a part of it is."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+
+class LoadingFailed(Message):
+    """There is no model; sending a message tries again."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.problem = problem
+
+
+class PromptRead(Message):
+    """How much of the prompt the model has read, in tokens."""
+
+    def __init__(self, done: int, total: int) -> None:
+        super().__init__()
+        self.done = done
+        self.total = total
+
+
+class AnswerText(Message):
+    """More of the answer: every piece that came since the last of these messages."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+
+class Pace(Message):
+    """A few times a second while anything runs.
+
+    Attributes:
+        elapsed_s: since the job began.
+        tokens: pieces of the answer so far, which is about its tokens.
+        tok_per_s: over this answer so far; None while that would be a guess.
+    """
+
+    def __init__(self, elapsed_s: float, tokens: int, tok_per_s: float | None) -> None:
+        super().__init__()
+        self.elapsed_s = elapsed_s
+        self.tokens = tokens
+        self.tok_per_s = tok_per_s
+
+
+class AnswerEnded(Message):
+    """The answer is complete, cut or stopped, and the session holds it."""
+
+    def __init__(self, summary: GenerationSummary) -> None:
+        super().__init__()
+        self.summary = summary
+
+
+class AnswerFailed(Message):
+    """The answer broke off; the session has forgotten this turn."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.problem = problem

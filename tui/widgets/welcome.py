@@ -1,0 +1,56 @@
+"""The empty state: who answers here, what for, and how to begin."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from mobilellm_mlx.errors import format_bytes
+from mobilellm_mlx.events import ModelLoaded
+
+from ..text import format_count
+
+HOME = "Lives on this machine: what you type stays here."
+CAUTION = "Small means quick, and often wrong. Check what matters."
+ROWS = (
+    ("good for", "short questions, rewriting, a first draft"),
+    ("not for", "facts you cannot check, sums, long reasoning"),
+)
+
+
+class Welcome(Vertical):
+    """Shown while the conversation is empty."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._title = title
+        self._facts = Static("", classes="facts", markup=False)
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="card"):
+            yield Static("MobileLLM for MLX", classes="name")
+            yield self._facts
+            yield Static(f"{HOME}\n{CAUTION}")
+            yield Static(
+                Content("\n").join(
+                    [Content.assemble((f"{what:<10}", "dim"), said) for what, said in ROWS]
+                ),
+                classes="rows",
+            )
+            yield Static("Enter sends · Ctrl+J new line · Esc stops · F1 all keys", classes="keys")
+
+    def on_mount(self) -> None:
+        self._facts.update(
+            Content.assemble(self._title or "a small model", ("\nnot in memory yet", "dim"))
+        )
+
+    def show_model(self, info: ModelLoaded) -> None:
+        """Name the model that is now in memory."""
+        about = [
+            f"{format_count(info.parameters)} parameters",
+            f"{format_bytes(info.weight_bytes)} in memory",
+            f"licence {info.licence}" if info.licence else "licence unknown",
+        ]
+        self._facts.update(Content.assemble(info.model, ("\n" + " · ".join(about), "dim")))
