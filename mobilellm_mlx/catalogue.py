@@ -47,7 +47,7 @@ class CatalogueModel:
     source: PackageFile
     about: str
     generation: Mapping[str, Any] = field(default_factory=dict)
-    """Sampling that its makers recommend, as in a ``generation_config.json``."""
+    """Sampling to start from, as in a ``generation_config.json``."""
 
     @property
     def path(self) -> Path:
@@ -83,8 +83,15 @@ CATALOGUE: dict[str, CatalogueModel] = {
             "The block shape of MobileLLM-125M with chat tuning. Good for short questions, "
             "rewriting and play; it is often wrong about facts."
         ),
-        # <|im_end|> ends a turn, <|endoftext|> a text; a model this small uses either.
-        generation={"do_sample": True, "temperature": 0.2, "top_p": 0.9, "eos_token_id": [2, 0]},
+        generation={
+            # What its makers recommend, and a mild penalty: without it a model this small circles.
+            "do_sample": True,
+            "temperature": 0.2,
+            "top_p": 0.9,
+            "repetition_penalty": 1.1,
+            # <|im_end|> ends a turn, <|endoftext|> a text; it uses either.
+            "eos_token_id": [2, 0],
+        },
     ),
 }
 

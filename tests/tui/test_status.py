@@ -83,7 +83,7 @@ def test_answering_shows_a_running_rate_and_a_growing_context():
     ("reason", "text", "words"),
     [
         ("stop", "x", "50 tokens · 250 tok/s"),
-        ("length", "x", "cut at 50 tokens · 50 tokens · 250 tok/s"),
+        ("length", "x", "cut at 50 tokens · 250 tok/s"),
         ("context", "x", "cut: the context is full (Ctrl+N starts a new chat) · 50 tokens"),
         ("cancelled", "x", "stopped · 50 tokens"),
         ("stop", "", "the model said nothing"),

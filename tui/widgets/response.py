@@ -24,7 +24,8 @@ def describe_end(summary: GenerationSummary, *, kept: bool) -> str:
     }
     parts = [reasons[summary.stop_reason]]
     if summary.generated_tokens and summary.decode_tok_per_s:
-        parts.append(f"{summary.generated_tokens:,} tokens")
+        if summary.stop_reason != "length":  # which names the count already
+            parts.append(f"{summary.generated_tokens:,} tokens")
         parts.append(f"{summary.decode_tok_per_s:,.0f} tok/s")
     return " · ".join(part for part in parts if part)
 
