@@ -87,19 +87,19 @@ def peer_command(directory: Path, *, same_blas: bool) -> list[str]:
 def first_byte_s(command: list[str], *, skip: int, env: Mapping[str, str] = os.environ) -> float:
     """Seconds from starting the process to the first byte after ``skip`` lines of stdout."""
     started = time.perf_counter()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**env, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"},
-    )
-    assert process.stdout is not None
-    for _ in range(skip):
-        process.stdout.readline()
-    got = process.stdout.read(1)
-    elapsed = time.perf_counter() - started
-    process.stdout.read()
-    if process.wait() != 0 or not got:
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(skip):
+            process.stdout.readline()
+        got = process.stdout.read(1)
+        elapsed = time.perf_counter() - started
+        process.stdout.read()
+    if process.returncode != 0 or not got:
         raise SystemExit(f"failed: {' '.join(command)}")
     return elapsed
 

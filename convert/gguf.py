@@ -40,8 +40,6 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_DERIVED = re.compile(r"rope_freqs\.weight")
-"""Tensors that llama.cpp stores for itself and that follow from the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,9 @@ def import_gguf(path: Path) -> ImportedModel:
         path: the file; MLX's reader trusts it, so verify its digest before.
 
     Raises:
-        ConvertError: for another architecture, block types that MLX does not read as packed, or
-            tensors that do not fit the network.
+        ConvertError: for another architecture, block types that MLX cannot read, or tensors that
+            do not fit the network. Block types that MLX unpacks while reading (K-quants) arrive as
+            float16.
     """
     raw, meta = _read(path)
     if (architecture := meta.text("general.architecture")) != "llama":
@@ -135,7 +134,9 @@ class Metadata:
 def _renamed(raw: Mapping[str, mx.array], meta: Metadata) -> dict[str, mx.array]:
     heads = {
         "attn_q": meta.number("llama.attention.head_count"),
-        "attn_k": meta.number("llama.attention.head_count_kv"),
+        "attn_k": meta.number(
+            "llama.attention.head_count_kv", meta.number("llama.attention.head_count")
+        ),
     }
     tensors: dict[str, mx.array] = {}
     unused: list[str] = []
@@ -148,7 +149,7 @@ def _renamed(raw: Mapping[str, mx.array], meta: Metadata) -> dict[str, mx.array]
             tensors[f"model.layers.{block[1]}.{_BLOCK[block[2]]}.{block[3]}"] = array
         elif top and top[1] in _TOP:
             tensors[f"{_TOP[top[1]]}.{top[2]}"] = array
-        elif not _DERIVED.fullmatch(name):
+        else:  # `rope_freqs` too: it holds a scaling of positions, which would change the maths
             unused.append(name)
     if unused:
         raise ConvertError(

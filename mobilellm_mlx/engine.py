@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -131,7 +132,7 @@ class Engine:
             if self._closed:
                 raise EngineError("the engine is closed", "start a new one")
             self._jobs.put(job)
-        return job.events()
+        return _Events(job)
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
@@ -175,6 +176,8 @@ class _Job:
                 if not threading.main_thread().is_alive():
                     self.cancel.set()  # the program is ending: it must not wait for an answer
         except BaseException as error:
+            # Whoever keeps the error keeps its traceback, and with it would keep the weights.
+            traceback.clear_frames(error.__traceback__)
             self._out.put(error)
         self._out.put(None)
 
@@ -182,19 +185,38 @@ class _Job:
         """End without having run."""
         self._out.put(EngineError("the engine was closed before this job ran"))
 
-    def events(self) -> Iterator[Event]:
-        """On the reader's thread: the events as they come; an error is raised here."""
-        ended = False
-        try:
-            while (item := self._out.get()) is not None:
-                if isinstance(item, BaseException):
-                    ended = True
-                    raise item
-                yield item
-            ended = True
-        finally:
-            if not ended:  # no reader, no work; otherwise the flag stays as its owner left it
-                self.cancel.set()
+    def take(self) -> Event | BaseException | None:
+        """On the reader's thread: wait for what comes next; None is the end."""
+        return self._out.get()
+
+
+class _Events:
+    """What a reader holds: the events as they come; an error is raised here.
+
+    A class and not a generator, because a generator that was never started has no end to notice.
+    """
+
+    def __init__(self, job: _Job):
+        self._job: _Job | None = job
+
+    def __iter__(self) -> _Events:
+        return self
+
+    def __next__(self) -> Event:
+        item = self._job.take() if self._job else None
+        if isinstance(item, Event):
+            return item
+        self._job = None  # at the end the flag stays as its owner left it
+        raise item if item is not None else StopIteration
+
+    def close(self) -> None:
+        """No reader, no work."""
+        if self._job is not None:
+            self._job.cancel.set()
+            self._job = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _Worker:

@@ -154,6 +154,7 @@ def build_model(
         WeightsError: when names or shapes do not match the network.
     """
     model = LanguageModel(config)
+    tensors = {name: a for name, a in tensors.items() if not _is_redundant(name, config)}
     if compute == "dense":
         tensors = weights.unpack_tensors(tensors, packing, mx.float32)
     else:
@@ -163,6 +164,12 @@ def build_model(
             tensors = {name: _widened(array) for name, array in tensors.items()}
     weights.assign(model, tensors)
     return model
+
+
+def _is_redundant(name: str, config: ModelConfig) -> bool:
+    """Tensors that checkpoints carry and that follow from others: a tied head, RoPE's table."""
+    tied_head = name == "lm_head.weight" and config.tie_word_embeddings
+    return tied_head or name.endswith(".rotary_emb.inv_freq")
 
 
 def _widened(array: mx.array) -> mx.array:
@@ -230,6 +237,9 @@ def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTem
             source = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise TemplateError(f"`{path}` cannot be read: {error}") from error
+    if isinstance(source, list):  # several by name, in files of some years ago
+        named = {e.get("name"): e.get("template") for e in source if isinstance(e, dict)}
+        source = named.get("default")
     if not isinstance(source, str) or not source.strip():
         return None
     names = ("bos_token", "eos_token", "unk_token", "pad_token")

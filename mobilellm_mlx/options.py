@@ -35,6 +35,13 @@ class GenerationOptions:
     """Strings that end the answer; they are not part of it."""
 
     def __post_init__(self) -> None:
+        for name in ("max_tokens", "top_k", "repetition_window", "seed"):
+            optional = name in ("max_tokens", "seed") and getattr(self, name) is None
+            self._require(optional or type(getattr(self, name)) is int, name, "a whole number")
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            self._require(type(getattr(self, name)) in (int, float), name, "a number")
+        texts = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
+        self._require(texts, "stop", "a tuple of strings")
         self._require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1")
         self._require(0 <= self.temperature < float("inf"), "temperature", "0 or more")
         self._require(self.top_k >= 0, "top_k", "0 or more")

@@ -7,50 +7,58 @@ write is guarded, so it can never turn into a control token (see ``Tokenizer.gua
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, NoReturn
+from functools import cached_property
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilellm_mlx.errors import TemplateError
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
+    from jinja2 import Template, nodes
+    from jinja2.parser import Parser
+    from jinja2.sandbox import SandboxedEnvironment
+
+_GO_WITHOUT = "use `mobilellm generate --raw` to go without it"
+
+RENDER_LIMIT_S = 1.0
+MAX_TEXT = 16_000_000
+"""Bounds on a template's running time and on the texts it puts together."""
+
 
 class ChatTemplate:
-    """A model's chat template, compiled once.
+    """A model's chat template, compiled when it is first used: `--raw` goes without a broken one.
 
     Args:
         source: Jinja text, as Hugging Face checkpoints carry it.
         variables: names it may use beside the messages, such as ``bos_token``.
-
-    Raises:
-        TemplateError: when the text is not valid Jinja.
     """
 
     def __init__(self, source: str, variables: dict[str, Any] | None = None):
-        from jinja2 import TemplateSyntaxError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        self._source = source
+        self._variables = variables or {}
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    @cached_property
+    def _template(self) -> Template:
+        from jinja2 import TemplateSyntaxError
+
         try:
-            self._template = environment.from_string(source)
+            return _make_environment().from_string(self._source)
         except TemplateSyntaxError as error:
             raise TemplateError(
-                f"the chat template is broken at line {error.lineno}: {error.message}",
-                "use `mobilellm generate --raw` to go without it",
+                f"the chat template is broken at line {error.lineno}: {error.message}", _GO_WITHOUT
             ) from error
         except Exception as error:  # nested too deep, for one
             raise TemplateError(
-                f"the chat template is broken: {type(error).__name__}: {error}",
-                "use `mobilellm generate --raw` to go without it",
+                f"the chat template is broken: {type(error).__name__}: {error}", _GO_WITHOUT
             ) from error
-        self._variables = variables or {}
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The prompt as text.
@@ -58,21 +66,25 @@ class ChatTemplate:
         Raises:
             TemplateError: when the template refuses these messages or fails.
         """
+        template = self._template
         try:
-            return self._template.render(
-                messages=[message.to_dict() for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                **self._variables,
-            )
+            with _time_limit(RENDER_LIMIT_S):
+                return template.render(
+                    messages=[message.to_dict() for message in messages],
+                    add_generation_prompt=add_generation_prompt,
+                    **self._variables,
+                )
+        except _TooMuch as error:
+            raise TemplateError(f"the chat template was stopped: {error}", _GO_WITHOUT) from error
         except _Refused as error:
             raise TemplateError(
                 f"the chat template refuses this conversation: {error}",
-                "use `mobilellm generate --raw` to go without it",
+                _GO_WITHOUT,
             ) from error
         except Exception as error:  # a template is foreign code: anything can come out of it
             raise TemplateError(
                 f"the chat template failed: {type(error).__name__}: {error}",
-                "use `mobilellm generate --raw` to go without it",
+                _GO_WITHOUT,
             ) from error
 
     def encode(
@@ -94,6 +106,70 @@ class ChatTemplate:
         ]
         rendered = self.render(guarded, add_generation_prompt=add_generation_prompt)
         return tokenizer.encode_template(rendered, marker)
+
+
+def _make_environment() -> SandboxedEnvironment:
+    """Jinja's sandbox with what Hugging Face templates expect, and bounds on what they may cost."""
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}``: marks the model's own words for training; here it means nothing."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Arithmetic is looked at before it is done: one operation can last for ever."""
+
+        intercepted_binops = frozenset({"**", "*", "+"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            sizes = [len(v) if hasattr(v, "__len__") else abs(v) for v in (left, right)]
+            if operator == "**" and (sizes[0] > 1000 or sizes[1] > 1000):
+                raise _TooMuch("it computes a power that is too large")
+            sized = hasattr(left, "__len__") or hasattr(right, "__len__")
+            total = sizes[0] * sizes[1] if operator == "*" else sizes[0] + sizes[1]
+            if operator != "**" and sized and total > MAX_TEXT:
+                raise _TooMuch(f"it makes a text of more than {MAX_TEXT:,} characters")
+            return super().call_binop(context, operator, left, right)
+
+    environment = Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    return environment
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt Python code on this thread after a while.
+
+    A template's loops cannot be cancelled from outside; a trace function is called on every line of
+    them, and in nothing else that takes time.
+    """
+    end = time.monotonic() + seconds
+
+    def trace(frame: FrameType, event: str, argument: Any) -> TraceFunction:
+        if time.monotonic() > end:
+            raise _TooMuch(f"it ran for more than {seconds:.0f} s")
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(previous)
+
+
+class _TooMuch(Exception):
+    """A template wanted more time or space than any honest one needs."""
 
 
 class _Refused(Exception):

@@ -11,6 +11,7 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from mobilellm_mlx.errors import TokenizerError
@@ -48,9 +49,9 @@ class Tokenizer(ABC):
             marker: character that breaks up such names where they are only talked about; see
                 ``guard``.
         """
-        if not self.special:
+        names = self._sign_names()
+        if not names:
             return self.encode(rendered.replace(marker, "") if marker else rendered)
-        names = sorted(self.special, key=len, reverse=True)
         ids: list[int] = []
         for part in re.split(f"({'|'.join(map(re.escape, names))})", rendered):
             if part in self.special:
@@ -70,13 +71,34 @@ class Tokenizer(ABC):
         marker = next((mark for mark in _NONCHARACTERS if mark not in joined), None)
         if marker is None:
             raise TokenizerError("the text contains all of Unicode's noncharacters")
-        names = sorted(self.special, key=len, reverse=True)
+        names = self._sign_names()
         if not names:
             return list(texts), marker
-        pattern = re.compile("|".join(map(re.escape, names)))
-        return [
-            pattern.sub(lambda found: found[0][:1] + marker + found[0][1:], text) for text in texts
-        ], marker
+        # Looking ahead finds overlapping names too; each is broken after its first character.
+        begins = re.compile(f"(?=(?:{'|'.join(map(re.escape, names))}))")
+        return [_broken(text, begins, names, marker) for text in texts], marker
+
+    def _sign_names(self) -> list[str]:
+        """Names of special tokens that a template can mean, longest first.
+
+        A name of one character cannot be broken up in a text, so it is never taken for a sign.
+        """
+        return sorted((name for name in self.special if len(name) > 1), key=len, reverse=True)
+
+
+def _broken(text: str, begins: re.Pattern[str], names: Sequence[str], marker: str) -> str:
+    """The text with a marker inside every name and at an edge that could complete one.
+
+    Two texts that a template puts side by side must not make a name together either.
+    """
+    cuts = [found.start() + 1 for found in begins.finditer(text)]
+    pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+    broken = marker.join(pieces)
+    if any(text.endswith(name[:n]) for name in names for n in range(1, len(name))):
+        broken += marker
+    if any(text.startswith(name[n:]) for name in names for n in range(1, len(name))):
+        broken = marker + broken
+    return broken
 
 
 class Detokenizer:

@@ -167,6 +167,20 @@ def real_loaded(real_model: Path) -> LoadedModel:
     return load_model(real_model, LoadOptions(compute="dense"))
 
 
+@pytest.fixture(params=[False, True], ids=["step-by-step", "look-ahead"])
+def look_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways of decoding: as on a CPU, and one token ahead of the reader as on a GPU."""
+    from dataclasses import replace
+
+    import mobilellm_mlx.decoding.step as step
+    from mobilellm_mlx.backend import BACKENDS
+
+    ahead = bool(request.param)
+    backend = replace(BACKENDS["cpu"], look_ahead=ahead)
+    monkeypatch.setattr(step, "backend", lambda: backend)
+    return ahead
+
+
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny chat model that never ends its turn by itself; not to be written to."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mobilellm_mlx.engine import ChatEngine
-from mobilellm_mlx.events import Event, GenerationSummary
+from mobilellm_mlx.events import Event, GenerationSummary, TextDelta
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 
@@ -43,11 +43,24 @@ class Session:
         """
         said = Message("user", text)
         system = [Message("system", self.instructions)] if self.instructions else []
+        if self._engine.info is None:
+            yield from self._engine.load()
         options = self._engine.defaults.merged(self.overrides)
-        for event in self._engine.chat([*system, *self.messages, said], options, cancel):
-            if isinstance(event, GenerationSummary) and (event.text or event.status == "ok"):
-                self.messages += [said, Message("assistant", event.text)]
-            yield event
+        shown: list[str] = []
+        ended = False
+        try:
+            for event in self._engine.chat([*system, *self.messages, said], options, cancel):
+                if isinstance(event, TextDelta):
+                    shown.append(event.text)
+                elif isinstance(event, GenerationSummary):
+                    ended = True
+                    if event.text or event.status == "ok":
+                        self.messages += [said, Message("assistant", event.text)]
+                yield event
+        except GeneratorExit:  # the reader has left in the middle
+            if shown and not ended:
+                self.messages += [said, Message("assistant", "".join(shown))]
+            raise
 
     def reset(self) -> None:
         """Forget the conversation; instructions and overrides stay."""

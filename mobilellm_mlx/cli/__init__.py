@@ -121,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed by whoever started us: nobody reads, which is no mistake
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, TextIOWrapper):  # an answer can hold what a Latin-1 terminal cannot
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -43,7 +43,11 @@ def explain(error: Exception) -> MobileLLMError:
 
 
 def print_error(message: str, hint: str | None) -> None:
-    """``error:`` and ``hint:`` lines on stderr."""
-    sys.stderr.write(f"error: {message}\n")
-    if hint:
-        sys.stderr.write(f"hint: {hint}\n")
+    """``error:`` and ``hint:`` lines on stderr.
+
+    Names from foreign files may be in them, so nothing that could steer a terminal is printed.
+    """
+    lines = [f"error: {message}", *([f"hint: {hint}"] if hint else [])]
+    for line in lines:
+        plain = "".join(char if char.isprintable() else "\ufffd" for char in line)
+        sys.stderr.write(f"{plain}\n")

@@ -36,27 +36,27 @@ def list_models(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"models": rows}, indent=2))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    header = ("name", "parameters", "context", "size", "licence", "state")
+    lines = [header, *(_list_row(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if name in ("parameters", "context", "size") else cell.ljust(width)
+            for cell, width, name in zip(line, widths, header, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("name", "parameters", "context", "size", "licence", "state"):
-        numeric = column in ("parameters", "context", "size")
-        table.add_column(column, justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(
-            row["name"] + (" (default)" if row["name"] == catalogue.DEFAULT else ""),
-            f"{row['parameters'] / 1e6:.0f}M",
-            f"{row['context']:,}",
-            format_bytes(row["bytes"] or row["download_bytes"]),
-            row["licence"],
-            "installed" if row["installed"] else "not fetched",
-        )
-    page = Console(soft_wrap=True)
-    with page.capture() as captured:  # rich itself would leave with 1 when the reader has gone
-        page.print(table)
-    click.echo(captured.get(), nl=False)
+
+def _list_row(row: dict[str, Any]) -> tuple[str, ...]:
+    state = "installed" if row["installed"] else "not fetched"
+    return (
+        row["name"],
+        f"{row['parameters'] / 1e6:.0f}M",
+        f"{row['context']:,}",
+        format_bytes(row["bytes"] or row["download_bytes"]),
+        row["licence"],
+        f"{state}, default" if row["name"] == catalogue.DEFAULT else state,
+    )
 
 
 @models.command("pull")

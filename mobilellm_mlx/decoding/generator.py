@@ -95,8 +95,10 @@ class Generator:
         done = False
         try:
             with allocation_errors("generating"):
-                run.reused = self._reuse(prompt)
-                yield from self._prefill(prompt, run)
+                run.read = run.reused = self._reuse(prompt)
+                yield PrefillProgress(run.reused, len(prompt), run.reused)
+                if not run.cancel.is_set():
+                    yield from self._prefill(prompt, run)
                 if not run.cancel.is_set():
                     yield from self._decode(prompt, options, fed, run)
             done = True
@@ -129,8 +131,6 @@ class Generator:
     def _prefill(self, prompt: Sequence[int], run: _Run) -> Iterator[Event]:
         """Read the prompt up to the last chunk, which is read by the first step of decoding."""
         rest, total = prompt[run.reused :], len(prompt)
-        run.read = run.reused
-        yield PrefillProgress(run.reused, total, run.reused)
         chunk = backend().prefill_chunk
         for done in iter_prefill(self._loaded.model, self._caches, rest, chunk):
             run.read = run.reused + done
@@ -146,12 +146,13 @@ class Generator:
         count = min(options.max_tokens or room, room)
         run.reason = "context" if count == room else "length"
         stream = TextStream(loaded.tokenizer, loaded.stop_tokens, options.stop)
-        sampler = make_sampler(options, options.seed or 0)
+        sample = make_sampler(options, options.seed or 0)
+        words = loaded.tokenizer.vocab_size  # a model's vocabulary may be padded beyond it
         tokens = iter_tokens(
             loaded.model,
             self._caches,
             prompt[run.read :],
-            sampler,
+            lambda logits: sample(logits[:words]),
             count,
             options=options,
             history=prompt,
@@ -159,6 +160,7 @@ class Generator:
         for token in tokens:
             run.count_token()
             if run.generated == 1:
+                run.read = len(prompt)
                 yield PrefillProgress(len(prompt), len(prompt), run.reused)
             fed.append(token)
             if text := stream.add(token):
@@ -190,7 +192,7 @@ class Generator:
             decode_s=run.decode_s,
             prefill_tok_per_s=_rate(len(prompt) - run.reused, run.ttft_s),
             decode_tok_per_s=_rate(run.generated - 1, run.decode_s),
-            context_used=len(prompt) + run.generated,
+            context_used=run.read + run.generated,
             context_limit=self._loaded.context_limit,
             memory_bytes=mx.get_active_memory(),
             peak_memory_bytes=mx.get_peak_memory(),

@@ -35,7 +35,7 @@ CODE = (
     'def fibonacci(n):\n    """Return the n-th Fibonacci number."""\n    if n < 2:\n        return'
 )
 MIXED = (
-    "Bonjour, le café coûte 3,50 €. 你好，世界！ Привет "  # noqa: RUF001
+    "Bonjour, le café coûte 3,50 €. 你好，世界！ Привет "
     "👩\u200d👩\u200d👧\u200d👦 The French sentence means"
 )
 FRANCE = {"role": "user", "content": "What is the capital of France?"}

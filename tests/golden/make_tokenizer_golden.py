@@ -13,7 +13,6 @@ is ever added. "decode": {"ids", "decoded"}: ids that end inside a character; U+
 broken part.
 """
 
-# ruff: noqa: RUF001 (look-alike characters are the point of some texts)
 import json
 import sys
 import urllib.request

@@ -1,0 +1,127 @@
+"""``mobilellm chat`` without a terminal: each line of stdin is a turn."""
+
+import io
+import sys
+
+import pytest
+
+from mobilellm_mlx.chat import Session
+from mobilellm_mlx.cli import chat as verb
+from mobilellm_mlx.cli import faces
+from mobilellm_mlx.cli.chat import chat_in_lines
+from mobilellm_mlx.errors import ContextOverflow, InvalidOption
+from mobilellm_mlx.testing import ScriptedEngine
+
+
+@pytest.fixture
+def talk(monkeypatch, capsys):
+    """Feeds lines to a session with a scripted engine; gives what it printed."""
+
+    def talk(engine: ScriptedEngine, stdin: bytes) -> str:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        assert chat_in_lines(Session(engine)) == 0
+        return capsys.readouterr().out
+
+    return talk
+
+
+def contents(engine: ScriptedEngine) -> list[list[str]]:
+    return [[message.content for message in turn] for turn in engine.conversations]
+
+
+def test_every_answer_is_a_line_of_its_own(talk) -> None:
+    assert talk(ScriptedEngine(["One.", "Two."]), b"a\nb\n") == "One.\nTwo.\n"
+
+
+def test_an_answer_that_ends_its_own_line_gets_no_second_newline(talk) -> None:
+    assert talk(ScriptedEngine(["One.\n", "Two."]), b"a\nb\n") == "One.\nTwo.\n"
+
+
+def test_the_conversation_grows_from_line_to_line(talk) -> None:
+    engine = ScriptedEngine(["Paris.", "Berlin."])
+    talk(engine, b"Capital of France?\nAnd Germany?\n")
+    assert contents(engine) == [
+        ["Capital of France?"],
+        ["Capital of France?", "Paris.", "And Germany?"],
+    ]
+
+
+def test_blank_lines_are_not_turns(talk) -> None:
+    engine = ScriptedEngine(["x"])
+    talk(engine, b"\n  \t\na\n\r\n\nb\n \n")
+    assert [turn[-1] for turn in contents(engine)] == ["a", "b"]
+
+
+def test_the_last_line_needs_no_newline(talk) -> None:
+    engine = ScriptedEngine(["x"])
+    talk(engine, b"a\nb")
+    assert [turn[-1] for turn in contents(engine)] == ["a", "b"]
+
+
+def test_windows_line_ends_are_no_part_of_the_turn(talk) -> None:
+    engine = ScriptedEngine(["x"])
+    talk(engine, b"a\r\nb\r\n")
+    assert [turn[-1] for turn in contents(engine)] == ["a", "b"]
+
+
+def test_lines_are_utf_8_whatever_the_locale_says(talk) -> None:
+    engine = ScriptedEngine(["x"])
+    talk(engine, "Grüße, 世界 👩‍👧\n".encode())
+    assert contents(engine) == [["Grüße, 世界 👩‍👧"]]
+
+
+def test_a_line_that_is_not_utf_8_is_refused_by_its_number(talk) -> None:
+    engine = ScriptedEngine(["x"])
+    with pytest.raises(InvalidOption, match="line 2 of stdin is not UTF-8"):
+        talk(engine, b"good\nbad \xff\n")
+    assert contents(engine) == [["good"]]
+
+
+def test_an_error_in_a_turn_comes_out(talk) -> None:
+    with pytest.raises(ContextOverflow):
+        talk(ScriptedEngine([ContextOverflow(9, 8)]), b"a\n")
+
+
+def test_no_input_is_no_output(talk) -> None:
+    assert talk(ScriptedEngine(["x"]), b"") == ""
+
+
+def test_an_error_after_the_first_answer_keeps_that_answer(run, tiny_dir) -> None:
+    long = b"y" * 100
+    result = run(
+        "chat", str(tiny_dir), "--context", "128", "--max-tokens", "5", stdin=b"a\n" + long
+    )
+    assert result.code == 1
+    assert result.out.endswith("\n") and len(result.out) > 1
+    assert "error: the prompt is " in result.err and "\nhint: " in result.err
+
+
+def test_no_verb_at_all_means_chat(run, monkeypatch, tiny_dir) -> None:
+    monkeypatch.setattr(verb, "resolve_model", lambda name: tiny_dir if name is None else None)
+    result = run(stdin=b"")
+    assert (result.code, result.out, result.err) == (0, "", "")
+    assert len(run("chat", "--max-tokens", "3", stdin=b"a\n").out) > 1
+
+
+def test_on_a_terminal_the_interface_is_opened_with_the_options(run, monkeypatch, tiny_dir) -> None:
+    opened = {}
+
+    class Interface:
+        @staticmethod
+        def run_chat(engine, **options):
+            opened.update(options, info=engine.info)
+
+    monkeypatch.setattr(verb, "is_interactive", lambda: True)
+    monkeypatch.setattr(faces, "tui", lambda: Interface)
+    result = run("chat", str(tiny_dir), "--system", "Be brief.", "--temp", "0.3")
+    assert result.code == 0
+    assert opened.pop("info") is None  # the interface loads the model, behind its first screen
+    assert opened["instructions"] == "Be brief." and opened["overrides"] == {"temperature": 0.3}
+
+
+def test_a_model_without_a_chat_template_is_explained(run, tmp_path) -> None:
+    from tiny import write_model
+
+    result = run("chat", str(write_model(tmp_path / "base", template=None)), stdin=b"hi\n")
+    assert (result.code, result.out) == (1, "")
+    assert "`base` has no chat template" in result.err and "\nhint: " in result.err

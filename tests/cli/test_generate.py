@@ -1,0 +1,234 @@
+"""``mobilellm generate``: one prompt, one answer, in text and in JSON."""
+
+import json
+
+import pytest
+
+from mobilellm_mlx import events
+from mobilellm_mlx.cli import generate as verb
+from mobilellm_mlx.cli.generate import answer_events
+from mobilellm_mlx.testing import ScriptedEngine
+
+DOCUMENTED = {
+    "progress",
+    "notice",
+    "model_loaded",
+    "prefill_progress",
+    "text_delta",
+    "summary",
+}
+
+
+def json_events(run, *args: str, stdin: bytes = b"") -> list[dict]:
+    result = run("generate", *args, "--json", stdin=stdin)
+    assert result.err == ""
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+@pytest.fixture
+def told(run, tiny_dir) -> list[dict]:
+    """The events of a short answer."""
+    return json_events(run, "-m", str(tiny_dir), "-p", "hi", "--max-tokens", "9", "--temp", "0")
+
+
+def test_every_json_line_is_a_documented_event(told) -> None:
+    assert {event["event"] for event in told} == {
+        "model_loaded",
+        "prefill_progress",
+        "text_delta",
+        "summary",
+    }
+    assert {event["event"] for event in told} <= DOCUMENTED
+
+
+def test_every_json_line_can_be_read_back_as_the_event_it_was(told) -> None:
+    for event in told:
+        assert events.from_dict(event).to_dict() == event
+
+
+def test_the_last_json_line_is_the_only_summary(told) -> None:
+    assert [event["event"] for event in told].index("summary") == len(told) - 1
+    assert (told[-1]["job"], told[-1]["status"]) == ("generate", "ok")
+
+
+def test_the_pieces_joined_are_the_summary_s_text(told) -> None:
+    pieces = [event["text"] for event in told if event["event"] == "text_delta"]
+    assert len(pieces) > 1 and all(pieces)
+    assert "".join(pieces) == told[-1]["text"]
+
+
+def test_the_summary_counts_what_was_asked_for(told) -> None:
+    last = told[-1]
+    assert (last["generated_tokens"], last["stop_reason"]) == (9, "length")
+    assert last["context_used"] == last["prompt_tokens"] + 9
+    assert last["model"] == "tiny"
+
+
+def test_the_summary_names_a_seed_that_makes_the_answer_again(run, tiny_dir) -> None:
+    args = ("-m", str(tiny_dir), "-p", "hi", "--max-tokens", "20", "--temp", "1.5")
+    first, other = json_events(run, *args)[-1], json_events(run, *args)[-1]
+    seed = str(first["options"]["seed"])
+    again = json_events(run, *args, "--seed", seed)[-1]
+    assert again["text"] == first["text"] != other["text"]
+
+
+def test_sampling_options_reach_the_answer(run, tiny_dir) -> None:
+    given = {
+        "--max-tokens": 3,
+        "--temp": 0.5,
+        "--top-k": 7,
+        "--top-p": 0.8,
+        "--min-p": 0.1,
+        "--repetition-penalty": 1.2,
+        "--seed": 11,
+    }
+    args = [word for name, value in given.items() for word in (name, str(value))]
+    told = json_events(run, "-m", str(tiny_dir), "-p", "hi", *args, "--stop", "xx", "--stop", "yy")
+    options = told[-1]["options"]
+    names = {"--temp": "temperature"}
+    for name, value in given.items():
+        assert options[names.get(name, name[2:].replace("-", "_"))] == value, name
+    assert options["stop"] == ["xx", "yy"]
+
+
+def test_what_the_checkpoint_recommends_holds_unless_overridden(run, tmp_path) -> None:
+    from tiny import write_model
+
+    makers = {"do_sample": True, "temperature": 0.7, "top_k": 5}
+    directory = str(write_model(tmp_path / "model", generation=makers))
+    base = ("-m", directory, "-p", "hi", "--max-tokens", "2")
+    assert json_events(run, *base)[-1]["options"]["temperature"] == 0.7
+    options = json_events(run, *base, "--temp", "0")[-1]["options"]
+    assert (options["temperature"], options["top_k"]) == (0, 5)
+
+
+def test_context_limits_the_conversation(run, tiny_dir) -> None:
+    told = json_events(run, "-m", str(tiny_dir), "-p", "hi", "--context", "64")
+    assert told[-1]["stop_reason"] == "context"
+    assert told[-1]["context_limit"] == told[-1]["context_used"] == 64
+
+
+@pytest.mark.parametrize("compute", ["packed", "dense"])
+def test_compute_chooses_the_form_of_the_weights(run, tmp_path, compute) -> None:
+    from tiny import write_model
+
+    directory = str(write_model(tmp_path / "packed", packed=True))
+    told = json_events(run, "-m", directory, "-p", "x", "--max-tokens", "2", "--compute", compute)
+    assert told[0]["compute"] == compute
+
+
+def test_a_prompt_longer_than_the_context_is_explained(run, tiny_dir) -> None:
+    result = run("generate", "-m", str(tiny_dir), "-p", "x" * 500, "--raw", "--context", "64")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: the prompt is 500 tokens but the context is 64\nhint: ")
+
+
+def test_stdin_is_the_prompt_when_asked_for(run, tiny_dir) -> None:
+    args = ("-m", str(tiny_dir), "--raw", "--temp", "0", "--max-tokens", "4")
+    given = json_events(run, *args, "-p", "Grüße, 世界")
+    piped = json_events(run, *args, "-p", "-", stdin="Grüße, 世界\n".encode())
+    assert piped[-1]["prompt_tokens"] == given[-1]["prompt_tokens"] == len("Grüße, 世界".encode())
+    assert piped[-1]["text"] == given[-1]["text"]
+
+
+def test_only_the_last_newline_of_stdin_is_dropped(run, tiny_dir) -> None:
+    told = json_events(
+        run, "-m", str(tiny_dir), "--raw", "--max-tokens", "1", "-p", "-", stdin=b"\na\n\n\n"
+    )
+    assert told[-1]["prompt_tokens"] == 4
+
+
+def test_stdin_that_is_not_utf_8_is_refused(run) -> None:
+    result = run("generate", "-p", "-", stdin=b"caf\xe9 au lait")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: stdin is not UTF-8 text: ") and "byte 3" in result.err
+
+
+@pytest.mark.parametrize("stdin", [b"", b"\n"])
+def test_an_empty_stdin_is_refused(run, stdin) -> None:
+    result = run("generate", "-p", "-", stdin=stdin)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: stdin is empty\nhint: ")
+
+
+@pytest.mark.parametrize("option", ["-p", "--system", "--stop"])
+def test_an_argument_that_is_not_utf_8_is_wrong_usage(run, option) -> None:
+    result = run("generate", "-p", "hi", option, "caf\udce9")  # how Python hands on a stray byte
+    assert result.code == 2 and result.out == ""
+    assert "UTF-8" in result.err and option in result.err
+
+
+def test_raw_leaves_the_chat_template_out(run, tiny_dir) -> None:
+    args = ("-m", str(tiny_dir), "-p", "abc", "--max-tokens", "1")
+    assert json_events(run, *args, "--raw")[-1]["prompt_tokens"] == 3
+    assert json_events(run, *args)[-1]["prompt_tokens"] > 20
+
+
+def test_raw_with_an_empty_prompt_is_explained(run, tiny_dir) -> None:
+    result = run("generate", "-m", str(tiny_dir), "--raw", "-p", "")
+    assert (result.code, result.err) == (1, "error: the prompt is empty\nhint: say something\n")
+
+
+def test_a_model_without_a_template_continues_the_text(run, tmp_path) -> None:
+    from tiny import write_model
+
+    directory = str(write_model(tmp_path / "base", template=None))
+    told = json_events(run, "-m", directory, "-p", "abc", "--max-tokens", "1")
+    assert told[0]["chat"] is False and told[-1]["prompt_tokens"] == 3
+
+
+def test_a_model_without_a_template_takes_no_instructions(run, tmp_path) -> None:
+    from tiny import write_model
+
+    directory = str(write_model(tmp_path / "base", template=None))
+    result = run("generate", "-m", directory, "-p", "abc", "--system", "Be brief.")
+    assert result.code == 1
+    assert "has no chat template" in result.err and "hint: leave out `--system`" in result.err
+
+
+def test_instructions_come_before_the_prompt() -> None:
+    engine = ScriptedEngine(["yes"])
+    list(answer_events(engine, "Are you there?", "Be brief.", False, {}))
+    said = [(message.role, message.content) for message in engine.conversations[0]]
+    assert said == [("system", "Be brief."), ("user", "Are you there?")]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "name"),
+    [
+        ("--temp", "-1", "temperature"),
+        ("--temp", "nan", "temperature"),
+        ("--top-p", "0", "top_p"),
+        ("--top-p", "1.5", "top_p"),
+        ("--top-k", "-1", "top_k"),
+        ("--min-p", "2", "min_p"),
+        ("--max-tokens", "0", "max_tokens"),
+        ("--repetition-penalty", "0", "repetition_penalty"),
+        ("--seed", "-1", "seed"),
+        ("--stop", "", "stop"),
+        ("--context", "1", "context"),
+    ],
+)
+def test_an_impossible_value_is_named_before_anything_is_loaded(
+    run, monkeypatch, tmp_path, option, value, name
+) -> None:
+    monkeypatch.setattr(verb.Engine, "load", lambda self: pytest.fail("it was loaded"))
+    result = run("generate", "-m", str(tmp_path), "-p", "hi", option, value)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"error: `{name}` is ") and "\nhint: " in result.err
+
+
+def test_a_context_beyond_what_the_model_was_trained_for_is_refused(run, tiny_dir) -> None:
+    result = run("generate", "-m", str(tiny_dir), "-p", "hi", "--context", "5000")
+    assert result.code == 1 and "5,000" in result.err and "`--context 1024` or less" in result.err
+
+
+@pytest.mark.parametrize(
+    "args", [["-m", "/no/such/model"], ["--temp", "-1"], ["-p", "-"]], ids=" ".join
+)
+def test_in_json_an_error_is_the_summary_line(run, args) -> None:
+    result = run("generate", "-p", "hi", *args, "--json")
+    last = json.loads(result.out.splitlines()[-1])
+    assert (result.code, result.err) == (1, "")
+    assert (last["event"], last["job"], last["status"]) == ("summary", "generate", "error")
+    assert last["error"] and last["hint"]

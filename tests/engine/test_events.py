@@ -1,0 +1,141 @@
+"""Events: the same on both sides of the wire."""
+
+import json
+import math
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobilellm_mlx import events
+from mobilellm_mlx.events import (
+    Event,
+    GenerationSummary,
+    ModelLoaded,
+    Notice,
+    PrefillProgress,
+    Progress,
+    Summary,
+    TextDelta,
+    from_dict,
+)
+from mobilellm_mlx.options import GenerationOptions
+from mobilellm_mlx.testing import SCRIPTED_MODEL
+
+SAMPLES: list[Event] = [
+    Progress("fetching", 12.0, 50.0),
+    Progress("reading", 3, None, "tensors"),
+    Notice('Grüße 😀 \u2028 " \\ \n'),
+    SCRIPTED_MODEL,
+    PrefillProgress(3, 9, 1),
+    TextDelta("\ufffd\x00"),
+    Summary("pull"),
+    Summary("pull", "error", 1.5, "no network", "try again"),
+    GenerationSummary(),
+    GenerationSummary(
+        status="cancelled",
+        elapsed_s=1.25,
+        model="m",
+        text="t",
+        stop_reason="cancelled",
+        prompt_tokens=7,
+        options={"seed": 2**64 - 1, "stop": ["a"], "temperature": 0.5, "max_tokens": None},
+    ),
+]
+
+
+def subclasses(kind: type) -> set[type]:
+    return {kind, *(deeper for sub in kind.__subclasses__() for deeper in subclasses(sub))}
+
+
+def concrete_events() -> set[type]:
+    # A dataclass with slots is made twice: only the one that the module names is real.
+    return {
+        kind
+        for kind in subclasses(Event)
+        if kind is not Event and vars(events).get(kind.__name__) is kind
+    }
+
+
+def test_the_samples_have_every_kind_of_event() -> None:
+    assert {type(sample) for sample in SAMPLES} == concrete_events()
+    assert len(concrete_events()) == 7
+
+
+@pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
+def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
+    back = from_dict(json.loads(event.to_json()))
+    assert back == event
+    assert type(back) is type(event)
+
+
+@pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
+def test_an_event_is_one_line_that_names_it(event: Event) -> None:
+    line = event.to_json()
+    assert "\n" not in line
+    assert json.loads(line)["event"] == event.name
+    assert json.loads(line).keys() == {"event", *(field.name for field in fields(event))}
+
+
+def test_a_real_summary_comes_back_as_it_was(tiny_dir: Path) -> None:
+    from mobilellm_mlx.decoding import Generator
+    from mobilellm_mlx.loading import load_model
+
+    generator = Generator(load_model(tiny_dir))
+    options = GenerationOptions(max_tokens=2, stop=("a", "b"))
+    for event in [generator.info, *generator.generate([1, 2], options)]:
+        assert from_dict(json.loads(event.to_json())) == event
+
+
+def test_the_job_of_a_summary_decides_its_kind() -> None:
+    assert type(from_dict({"event": "summary", "job": "generate"})) is GenerationSummary
+    assert type(from_dict({"event": "summary", "job": "pull"})) is Summary
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"event": None},
+        {"event": "nonsense"},
+        {"event": ["summary"]},
+        {"event": "text_delta"},
+        {"event": "text_delta", "text": "a", "more": 1},
+        {"event": "summary"},
+        {"event": "summary", "job": "pull", "text": "only generation has text"},
+        {"event": "prefill_progress", "done": 1},
+    ],
+    ids=str,
+)
+def test_what_is_no_event_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="event"):
+        from_dict(values)
+
+
+def test_reading_an_event_leaves_the_mapping_alone() -> None:
+    values = TextDelta("a").to_dict()
+    from_dict(values)
+    assert values == {"event": "text_delta", "text": "a"}
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_json_does_not_have_are_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Summary("pull", elapsed_s=number).to_json()
+
+
+def test_events_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        TextDelta("a").text = "b"  # type: ignore[misc]
+
+
+def test_letters_are_not_escaped() -> None:
+    assert "ü😀" in TextDelta("ü😀").to_json()
+
+
+def test_a_model_is_described_by_plain_values() -> None:
+    assert isinstance(SCRIPTED_MODEL, ModelLoaded)
+    assert all(
+        type(value) in (int, float, str, bool) for value in SCRIPTED_MODEL.to_dict().values()
+    )
