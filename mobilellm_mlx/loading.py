@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -227,7 +228,11 @@ def _load_words(directory: Path, config: ModelConfig) -> tuple[Tokenizer, ChatTe
             f"the model only {config.vocab_size:,}",
             "the directory mixes files of different models",
         )
-    return tokenizer, _load_template(directory, tokenizer_config)
+    template = _load_template(directory, tokenizer_config)
+    if template is not None:
+        with suppress(TemplateError):  # a broken one is reported when it is used, if ever
+            template.compile()
+    return tokenizer, template
 
 
 def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTemplate | None:

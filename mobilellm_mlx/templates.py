@@ -45,6 +45,14 @@ class ChatTemplate:
         self._source = source
         self._variables = variables or {}
 
+    def compile(self) -> None:
+        """Do now what the first use would do.
+
+        Raises:
+            TemplateError: when the text is not valid Jinja.
+        """
+        _ = self._template
+
     @cached_property
     def _template(self) -> Template:
         from jinja2 import TemplateSyntaxError
