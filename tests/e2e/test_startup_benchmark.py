@@ -74,10 +74,17 @@ def test_a_run_that_fails_or_says_nothing_is_no_measurement(startup, code) -> No
 
 @pytest.mark.parametrize(("peer", "verdict"), [(4.0, "met"), (1.5, "missed")])
 def test_the_last_line_is_json_and_the_verdict_fits(startup, capsys, peer, verdict) -> None:
-    startup.print_result([(1.0, peer), (0.9, peer), (1.1, peer)], None, "OpenBLAS")
+    times = {
+        startup.OURS: [1.0, 0.9, 1.1],
+        startup.OURS_PACKED: [2.0, 2.0, 2.0],
+        startup.PEER: [peer] * 3,
+    }
+    startup.print_result(times, None, "OpenBLAS")
     *table, last = capsys.readouterr().out.splitlines()
     row = json.loads(last)
     assert (row["benchmark"], row["repeats"], row["blas"]) == ("startup", 3, "OpenBLAS")
-    assert row["ours_s"] == 1.0 and row["peer_s"] == peer and row["ratio"] == 1.0 / peer
-    assert row["ratio_min"] == 0.9 / peer and row["ratio_max"] == 1.1 / peer
+    figures = row["min_median_max"]
+    assert figures[startup.OURS] == [0.9, 1.0, 1.1]
+    assert figures[f"ratio, {startup.OURS}"] == [0.9 / peer, 1.0 / peer, 1.1 / peer]
+    assert figures[f"ratio, {startup.OURS_PACKED}"] == [2.0 / peer] * 3
     assert table[-1].endswith(verdict)
