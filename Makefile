@@ -28,7 +28,8 @@ $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || { echo "creating $(VENV)" >&2; $(PYTHON) -m venv $(VENV) >&2; }
 	@echo "installing mobilellm-mlx$(EXTRA)" >&2
 	@$(BIN)/python -m pip install --quiet --upgrade pip >&2
-	@$(BIN)/python -m pip install --quiet --editable '.$(EXTRA)' >&2
+	@$(BIN)/python -m pip install --quiet --editable '.$(EXTRA)' >&2 || \
+	  { echo "hint: on Linux, make BACKEND=cpu (or cuda) $(MAKECMDGOALS) names the backend" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.developer: $(VENV)/.installed

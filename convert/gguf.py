@@ -20,7 +20,7 @@ from typing import Any
 
 from mobilellm_mlx.backend import mx, tree_flatten
 from mobilellm_mlx.errors import ConvertError, WeightsError
-from mobilellm_mlx.loading import build_model
+from mobilellm_mlx.loading import activation_dtype, build_model
 from mobilellm_mlx.models import build_config
 from mobilellm_mlx.weights import read_quantization
 
@@ -173,15 +173,15 @@ def unpermute_rows(array: mx.array, heads: int) -> mx.array:
 
 
 def _uniform_floats(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
-    """All floating tensors in the type of the scales (float16 in GGUF).
+    """All floating tensors in the type of the embedding (float16 in most GGUF files).
+
+    Norms are float32 in the file; rounding them to float16 is what every 16-bit checkpoint of the
+    same model did.
 
     Raises:
-        ConvertError: when that would change a value by more than float16's rounding.
+        ConvertError: when a value is too large for that type.
     """
-    scales = [array for name, array in tensors.items() if name.endswith(".scales")]
-    if not scales:
-        return tensors
-    dtype = scales[0].dtype
+    dtype = activation_dtype(tensors)
     uniform: dict[str, mx.array] = {}
     for name, array in tensors.items():
         if mx.issubdtype(array.dtype, mx.floating) and array.dtype != dtype:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mobilellm_mlx import __version__
 from mobilellm_mlx.catalogue import CatalogueModel, PackageFile
-from mobilellm_mlx.errors import ConvertError
+from mobilellm_mlx.errors import StorageError
 from mobilellm_mlx.events import Event, Progress
 
 from . import writer
@@ -33,6 +33,11 @@ def pull(model: CatalogueModel, fetch: Fetch) -> Iterator[Event]:
     with writer.exclusive(parent):
         if model.is_installed:  # another process was faster
             return
+        if model.path.is_symlink():  # somebody keeps it elsewhere, on a disk that is away, say
+            raise StorageError(
+                f"`{model.path}` is a link to {model.path.readlink()}, and no model is there",
+                f"bring it back, or remove the link with `mobilellm models rm {model.name}`",
+            )
         with writer.working_directory(parent) as scratch:
             source, done = scratch / "source", scratch / "model"
             source.mkdir()
@@ -56,8 +61,6 @@ def write_model(model: CatalogueModel, source: Path, directory: Path) -> int:
     writer.write_json(directory / "generation_config.json", {**ids, **model.generation})
     (directory / "LICENSE").write_bytes((source / "LICENSE").read_bytes())
     writer.write_weights(directory / "model.safetensors", imported.tensors)
-    if not imported.tensors:
-        raise ConvertError("the source holds no tensors")
     return len(imported.tensors)
 
 

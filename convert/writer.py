@@ -32,7 +32,8 @@ def exclusive(parent: Path) -> Iterator[None]:
         parent.mkdir(parents=True, exist_ok=True)
         lock = (parent / ".lock").open("w")
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _storage_errors(parent):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         for left in parent.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
@@ -54,7 +55,7 @@ def publish(directory: Path, target: Path, manifest: Mapping[str, Any]) -> None:
 
     Args:
         directory: holds every file of the model, flat.
-        target: where it shall be; replaced when it is there.
+        target: where it shall be; an unfinished directory there is replaced.
         manifest: provenance; sizes and digests of all files are added.
     """
     files = {

@@ -121,13 +121,6 @@ def _container_headroom_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None
         return None
 
 
-def total_memory_bytes() -> int:
-    """Physical memory of the machine."""
-    import psutil
-
-    return int(psutil.virtual_memory().total)
-
-
 @contextmanager
 def allocation_errors(doing: str) -> Iterator[None]:
     """Turn the backend's failed allocations into an error that says what can be done.

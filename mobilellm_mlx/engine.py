@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -160,6 +161,13 @@ class Engine:
                     return None
 
 
+def _forget_locals(error: BaseException | None) -> None:
+    """Whoever keeps an error keeps its traceback, and with it would keep the weights."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 class _Job:
     """Some work, its cancel flag, and the way its events take to the reader."""
 
@@ -176,8 +184,7 @@ class _Job:
                 if not threading.main_thread().is_alive():
                     self.cancel.set()  # the program is ending: it must not wait for an answer
         except BaseException as error:
-            # Whoever keeps the error keeps its traceback, and with it would keep the weights.
-            traceback.clear_frames(error.__traceback__)
+            _forget_locals(error)
             self._out.put(error)
         self._out.put(None)
 
@@ -240,13 +247,15 @@ class _Worker:
         self, messages: Sequence[Message], options: GenerationOptions, cancel: threading.Event
     ) -> Iterator[Event]:
         generator = self._ready()
-        yield from generator.generate(generator.chat_prompt(messages), options, cancel)
+        started = time.perf_counter()
+        yield from generator.generate(generator.chat_prompt(messages), options, cancel, started)
 
     def complete(
         self, text: str, options: GenerationOptions, cancel: threading.Event
     ) -> Iterator[Event]:
         generator = self._ready()
-        yield from generator.generate(generator.text_prompt(text), options, cancel)
+        started = time.perf_counter()
+        yield from generator.generate(generator.text_prompt(text), options, cancel, started)
 
     def close(self) -> None:
         if not self._touched_mlx:

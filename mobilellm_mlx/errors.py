@@ -15,6 +15,7 @@
     ├── ConvertError           a foreign checkpoint that we cannot import
     ├── StorageError           the disk is full, read-only, or not ours
     ├── InvalidOption          an option with an impossible value
+    ├── InvalidInput           a prompt that is empty or not text
     └── EngineError            the engine was used after it ended, or failed inside
 
 The head line says what happened with the value and what was expected; ``hint`` says what to do.
@@ -109,6 +110,10 @@ class StorageError(MobileLLMError):
 
 class InvalidOption(MobileLLMError):
     """An option with an impossible value."""
+
+
+class InvalidInput(MobileLLMError):
+    """A prompt that is empty or not text."""
 
 
 class EngineError(MobileLLMError):

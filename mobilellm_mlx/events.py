@@ -116,8 +116,9 @@ class GenerationSummary(Summary):
     """Prompt tokens whose keys and values were reused from the turn before."""
     generated_tokens: int = 0
     ttft_s: float = 0.0
-    """From the request to the first token, prefill included."""
+    """From the request's turn on the engine to the first token: template, tokens, prefill."""
     prefill_s: float = 0.0
+    """From the prompt's tokens to the first token of the answer."""
     decode_s: float = 0.0
     prefill_tok_per_s: float = 0.0
     decode_tok_per_s: float = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
             return missing
         raise ModelNotFound(
             f"`{path.parent}` is not a model directory: it has no `{path.name}`",
-            "name a model of `mobilellm models list` or a directory with a converted model",
+            "fetch a model of `mobilellm models list` with `mobilellm models pull NAME`, or name a "
+            "directory with a converted model",
         ) from None
     except OSError as error:
         raise ConfigError(f"`{path}` cannot be read: {error.strerror}") from error
@@ -112,13 +114,13 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
         with allocation_errors("loading the model"):
             model = build_model(config, weights.load_tensors(files), packing, compute)
             mx.eval(model.parameters())
-        tokenizer, template = words.result()
+        tokenizer, template, ending = words.result()
     manifest = read_json(directory / MANIFEST, missing={})
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         template=template,
-        stop_tokens=_stop_tokens(raw, generation),
+        stop_tokens=_stop_tokens(raw, generation) or ending,
         defaults=_generation_defaults(generation),
         context_limit=context,
         info=ModelLoaded(
@@ -148,8 +150,9 @@ def build_model(
 ) -> LanguageModel:
     """The network with its weights, lazily: nothing is read or computed before it is evaluated.
 
-    ``packed`` keeps the weights as stored; on backends without fast 16-bit arithmetic its scales
-    are widened to float32, which changes no value. ``dense`` unpacks everything to float32.
+    ``packed`` keeps packed weights as stored and gives all floats the type of the embedding; on
+    backends without fast 16-bit arithmetic they are widened to float32, which changes no value.
+    ``dense`` unpacks everything to float32.
 
     Raises:
         WeightsError: when names or shapes do not match the network.
@@ -161,8 +164,8 @@ def build_model(
     else:
         if packing is not None:
             weights.pack_modules(model, tensors, packing)
-        if not backend().half_precision:
-            tensors = {name: _widened(array) for name, array in tensors.items()}
+        dtype = activation_dtype(tensors) if backend().half_precision else mx.float32
+        tensors = {name: _uniform(array, dtype) for name, array in tensors.items()}
     weights.assign(model, tensors)
     return model
 
@@ -173,8 +176,18 @@ def _is_redundant(name: str, config: ModelConfig) -> bool:
     return tied_head or name.endswith(".rotary_emb.inv_freq")
 
 
-def _widened(array: mx.array) -> mx.array:
-    return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
+_ACTIVATION_TYPE = ("model.embed_tokens.scales", "model.embed_tokens.weight")
+"""The tensors whose type the activations take, the first that there is."""
+
+
+def activation_dtype(tensors: Mapping[str, mx.array]) -> mx.Dtype:
+    """The type that activations take from a checkpoint's tensors."""
+    return next((tensors[n].dtype for n in _ACTIVATION_TYPE if n in tensors), mx.float32)
+
+
+def _uniform(array: mx.array, dtype: mx.Dtype) -> mx.array:
+    """One type for all floats: a single float32 norm would promote everything behind it."""
+    return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
 def _context_limit(config: ModelConfig, options: LoadOptions) -> int:
@@ -192,7 +205,7 @@ def _check_memory(
 ) -> None:
     """Refuse, with the arithmetic, what would not fit: swapping is worse than an answer."""
     weight_bytes = planned_weight_bytes(config, files, compute)
-    item = 4 if compute == "dense" or not backend().half_precision else 2
+    item = _planned_item_bytes(_headers(files), compute)
     cache_bytes = config.kv_bytes_per_token(item) * context
     available = available_memory_bytes()
     if weight_bytes + cache_bytes + _KEPT_FREE_BYTES > available:
@@ -209,17 +222,40 @@ def planned_weight_bytes(
     """Bytes the weights will take in memory, from the file headers alone."""
     if compute == "dense":
         return config.parameter_count() * 4
-    widen = not backend().half_precision
-    total = 0
-    for path in files:
-        for info in weights.read_safetensors_header(path).values():
-            floating = info.dtype in ("F16", "BF16")
-            total += prod(info.shape) * 4 if floating and widen else info.stop - info.start
-    return total
+    tensors = _headers(files)
+    item = _planned_item_bytes(tensors, compute)
+    return sum(
+        prod(info.shape) * item if info.dtype in _FLOAT_BYTES else info.stop - info.start
+        for info in tensors.values()
+    )
 
 
-def _load_words(directory: Path, config: ModelConfig) -> tuple[Tokenizer, ChatTemplate | None]:
-    """Tokenizer and chat template; nothing of MLX, so any thread may do it."""
+def _headers(files: list[Path]) -> dict[str, weights.TensorInfo]:
+    return {n: i for path in files for n, i in weights.read_safetensors_header(path).items()}
+
+
+_FLOAT_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+
+
+def _planned_item_bytes(
+    tensors: Mapping[str, weights.TensorInfo], compute: Literal["packed", "dense"]
+) -> int:
+    """Bytes of one activation, and so of one cached key: what `build_model` will choose."""
+    if compute == "dense" or not backend().half_precision:
+        return 4
+    for name in _ACTIVATION_TYPE:
+        if name in tensors:
+            return _FLOAT_BYTES.get(tensors[name].dtype, 4)
+    return 4
+
+
+def _load_words(
+    directory: Path, config: ModelConfig
+) -> tuple[Tokenizer, ChatTemplate | None, frozenset[int]]:
+    """Tokenizer, chat template and the tokenizer's own idea of the end of a text.
+
+    Nothing of MLX, so any thread may do it.
+    """
     tokenizer_config = read_json(directory / "tokenizer_config.json", missing={})
     tokenizer = load_tokenizer(directory, tokenizer_config)
     if tokenizer.vocab_size > config.vocab_size:
@@ -232,7 +268,8 @@ def _load_words(directory: Path, config: ModelConfig) -> tuple[Tokenizer, ChatTe
     if template is not None:
         with suppress(TemplateError):  # a broken one is reported when it is used, if ever
             template.compile()
-    return tokenizer, template
+    end = tokenizer.special.get(token_name(tokenizer_config.get("eos_token")) or "")
+    return tokenizer, template, frozenset() if end is None else frozenset({end})
 
 
 def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTemplate | None:

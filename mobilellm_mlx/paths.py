@@ -32,12 +32,3 @@ def cache_dir() -> Path:
 def models_dir() -> Path:
     """Directory that holds one folder for each model of the catalogue."""
     return cache_dir() / "models"
-
-
-def data_dir() -> Path:
-    """Directory for what the user made and cannot be fetched again."""
-    if home := _home_override():
-        return home / "data"
-    from platformdirs import user_data_path
-
-    return user_data_path(APP, appauthor=False)

@@ -30,7 +30,11 @@ _GO_WITHOUT = "use `mobilellm generate --raw` to go without it"
 
 RENDER_LIMIT_S = 1.0
 MAX_TEXT = 16_000_000
-"""Bounds on a template's running time and on the texts it puts together."""
+"""Bounds on a template's running time and on the texts its arithmetic puts together. They stop what
+no honest template does; against one that is out to waste memory they are a fence, not a wall."""
+
+_PADDING = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"}
+"""Ways to make a very long text in one call, which nothing could interrupt; filters and methods."""
 
 
 class ChatTemplate:
@@ -133,9 +137,14 @@ def _make_environment() -> SandboxedEnvironment:
     class Sandbox(ImmutableSandboxedEnvironment):
         """Arithmetic is looked at before it is done: one operation can last for ever."""
 
-        intercepted_binops = frozenset({"**", "*", "+"})
+        intercepted_binops = frozenset({"**", "*", "+", "%"})
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            return attr not in _PADDING and super().is_safe_attribute(obj, attr, value)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator == "%" and isinstance(left, str):
+                raise _TooMuch("it formats with `%`, which can pad a text without end")
             sizes = [len(v) if hasattr(v, "__len__") else abs(v) for v in (left, right)]
             if operator == "**" and (sizes[0] > 1000 or sizes[1] > 1000):
                 raise _TooMuch("it computes a power that is too large")
@@ -148,6 +157,8 @@ def _make_environment() -> SandboxedEnvironment:
     environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
+    for name in _PADDING:
+        environment.filters.pop(name, None)
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)

@@ -67,6 +67,10 @@ def _tensor_info(path: Path, name: str, entry: Any, data_bytes: int) -> TensorIn
         dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
         whole = all(type(n) is int and n >= 0 for n in (start, stop, *shape))
         fits = whole and start <= stop <= data_bytes
+        if fits and isinstance(dtype, str) and dtype not in _ITEM_BYTES:
+            raise WeightsError(
+                f"tensor `{name}` in `{path.name}` has the unsupported type {dtype[:20]}"
+            )
         if fits and stop - start == prod(shape) * _ITEM_BYTES[dtype]:
             return TensorInfo(dtype, tuple(shape), start, stop)
     except (KeyError, TypeError, ValueError):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
+import asyncio
+import signal
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -22,7 +20,7 @@ from . import messages as heard
 from .bridge import Bridge, Clock
 from .screens.chat import ChatScreen
 from .screens.help import HelpScreen
-from .terminal import teach_option_enter
+from .terminal import copy_on_mac, teach_option_enter
 from .themes import DARK, LIGHT
 
 
@@ -73,6 +71,15 @@ class MobileLLMApp(App[None]):
         self.register_theme(LIGHT)
         self.theme = DARK.name
 
+    def on_mount(self) -> None:
+        """A request to end leaves the terminal as it was found."""
+        if not self.is_headless:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
+
+    def _terminate(self) -> None:
+        self.bridge.stop()
+        self.exit(return_code=128 + signal.SIGTERM)
+
     @property
     def chat(self) -> ChatScreen:
         """The conversation, which lies under every other screen."""
@@ -111,15 +118,9 @@ class MobileLLMApp(App[None]):
         self.exit(return_code=1 if self.failure is not None else 0)
 
     def copy_to_clipboard(self, text: str) -> None:
-        """Copy through the terminal and, on a Mac, through the system as well.
-
-        Terminal.app ignores the escape sequence that other terminals understand. Over SSH the
-        clipboard of this machine is not the person's.
-        """
+        """Copy through the terminal and, on a Mac, through the system as well."""
         super().copy_to_clipboard(text)
-        if sys.platform == "darwin" and "SSH_CONNECTION" not in os.environ:
-            if tool := shutil.which("pbcopy"):
-                subprocess.run([tool], input=text.encode(), timeout=2, check=False)
+        copy_on_mac(text)
 
     @on(heard.ModelReady)
     def forget_failure(self) -> None:

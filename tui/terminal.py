@@ -1,8 +1,16 @@
-"""What terminals send that Textual does not know."""
+"""What Textual does not know about terminals: a key that some send, and the Mac's clipboard."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
 OPTION_ENTER = "\x1b\r"
+PBCOPY_TIMEOUT_S = 2.0
 
 
 def teach_option_enter() -> None:
@@ -19,3 +27,23 @@ def teach_option_enter() -> None:
         return
     if isinstance(ANSI_SEQUENCES_KEYS, dict):
         ANSI_SEQUENCES_KEYS.setdefault(OPTION_ENTER, (Keys.ControlJ,))
+
+
+def copy_on_mac(text: str) -> None:
+    """Put ``text`` on a Mac's clipboard; a try that neither waits nor fails.
+
+    Terminal.app ignores the escape sequence that other terminals understand. Over SSH the
+    clipboard of this machine is not the person's.
+    """
+    if sys.platform == "darwin" and "SSH_CONNECTION" not in os.environ:
+        if tool := shutil.which("pbcopy"):
+            copy = threading.Thread(target=_pbcopy, args=(tool, text), name="mobilellm-pbcopy")
+            copy.daemon = True
+            copy.start()
+
+
+def _pbcopy(tool: str, text: str) -> None:
+    # pbcopy reads its input in the locale's encoding, and an LC_ALL would go before LC_CTYPE.
+    env = {**os.environ, "LC_ALL": "", "LC_CTYPE": "UTF-8"}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run([tool], input=text.encode(), env=env, timeout=PBCOPY_TIMEOUT_S, check=False)

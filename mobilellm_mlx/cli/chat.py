@@ -20,7 +20,7 @@ from mobilellm_mlx.cli.shared import (
     sampling_overrides,
 )
 from mobilellm_mlx.engine import Engine
-from mobilellm_mlx.errors import InvalidOption
+from mobilellm_mlx.errors import InvalidInput
 from mobilellm_mlx.options import GenerationOptions
 
 
@@ -40,8 +40,9 @@ def chat(
     """
     overrides = sampling_overrides(sampling)
     GenerationOptions().merged(overrides)
+    loading = load_options(context, compute)
     directory = resolve_model(model)
-    with Engine(directory, load_options(context, compute)) as engine:
+    with Engine(directory, loading) as engine:
         if is_interactive():
             faces.tui().run_chat(
                 engine, instructions=system, overrides=overrides, title=directory.name
@@ -54,13 +55,13 @@ def chat_in_lines(session: Session) -> int:
     """Each line of stdin is a turn; empty lines are not.
 
     Raises:
-        InvalidOption: when a line is not text.
+        InvalidInput: when a line is not text.
     """
     for number, line in enumerate(sys.stdin.buffer if sys.stdin else (), 1):
         try:
             text = line.decode("utf-8").strip()
         except UnicodeDecodeError as error:
-            raise InvalidOption(
+            raise InvalidInput(
                 f"line {number} of stdin is not UTF-8 text: {error.reason} at byte {error.start}",
                 "convert it first, for example with `iconv -t UTF-8`",
             ) from None

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from mobilellm_mlx.cli.errors import explain
+from mobilellm_mlx.cli.errors import exit_code, explain
 from mobilellm_mlx.errors import format_bytes
 from mobilellm_mlx.events import Event, GenerationSummary, Progress, Status, Summary
 
@@ -76,7 +76,7 @@ def print_json(events: Iterable[Event], job: str) -> int:
         _write(Summary(job, "error", elapsed, known.message, known.hint).to_json())
         if "--debug" in sys.argv:
             raise
-        code = 1
+        code = exit_code(known)
     return code
 
 

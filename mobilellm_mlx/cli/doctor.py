@@ -20,7 +20,6 @@ import click
 from mobilellm_mlx import catalogue, paths
 from mobilellm_mlx.cli.shared import debug_option, is_interactive
 from mobilellm_mlx.errors import MobileLLMError, format_bytes
-from mobilellm_mlx.paths import MANIFEST
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -147,7 +146,7 @@ def _mlx() -> Iterator[Check]:
         return
     milliseconds = _product_ms(mx)
     blas = backend.BLAS
-    threads = f", {blas.threads} threads" if blas.threads else ""
+    threads = f", {blas.threads} thread{'s' * (blas.threads > 1)}" if blas.threads else ""
     slow = milliseconds > 60
     yield Check(
         "MLX",
@@ -194,7 +193,7 @@ def _versions() -> Iterator[Check]:
 
 
 def _cache() -> Iterator[Check]:
-    from mobilellm_mlx.cli.models import directory_bytes
+    from mobilellm_mlx.cli.models import directory_bytes, find_damage
 
     place = paths.cache_dir()
     nearest = next(path for path in (place, *place.parents) if path.exists())
@@ -211,7 +210,7 @@ def _cache() -> Iterator[Check]:
     for model in catalogue.CATALOGUE.values():
         if not model.path.exists():
             yield Check("Cache", model.name, f"not fetched; `mobilellm models pull {model.name}`")
-        elif damage := _damage(model.path):
+        elif damage := find_damage(model.path):
             yield Check(
                 "Cache",
                 model.name,
@@ -221,25 +220,6 @@ def _cache() -> Iterator[Check]:
             )
         else:
             yield Check("Cache", model.name, f"whole, every file as it was made ({model.licence})")
-
-
-def _damage(directory: Path) -> str | None:
-    """What is wrong with an installed model, by the sizes and digests of its manifest."""
-    from mobilellm_mlx.hub import sha256
-
-    try:
-        files = json.loads((directory / MANIFEST).read_bytes())["files"]
-        for name, expected in files.items():
-            path = directory / name
-            if not path.is_file():
-                return f"`{name}` is missing"
-            if path.stat().st_size != expected["bytes"]:
-                return f"`{name}` has {path.stat().st_size:,} bytes, not {expected['bytes']:,}"
-            if sha256(path) != expected["sha256"]:
-                return f"`{name}` has changed"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"its manifest cannot be read ({type(error).__name__})"
-    return None
 
 
 def _terminal() -> Iterator[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 
-from mobilellm_mlx.errors import MobileLLMError, StorageError
+from mobilellm_mlx.errors import InvalidOption, MobileLLMError, StorageError
 
 
 def report(error: Exception, *, debug: bool) -> int:
@@ -21,7 +21,12 @@ def report(error: Exception, *, debug: bool) -> int:
         traceback.print_exception(error)
     known = explain(error)
     print_error(known.message, known.hint)
-    return 1
+    return exit_code(known)
+
+
+def exit_code(error: Exception) -> int:
+    """2 for an option that can never be right, 1 for everything else."""
+    return 2 if isinstance(error, InvalidOption) else 1
 
 
 def explain(error: Exception) -> MobileLLMError:
@@ -30,7 +35,8 @@ def explain(error: Exception) -> MobileLLMError:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
-            "the disk is full", "free some space, or point MOBILELLM_HOME to another disk"
+            "the disk is full",
+            "free some space where the output goes, or where the model cache is",
         )
     if isinstance(error, OSError) and error.filename:
         return StorageError(

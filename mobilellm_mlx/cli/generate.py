@@ -20,7 +20,7 @@ from mobilellm_mlx.cli.shared import (
     sampling_overrides,
 )
 from mobilellm_mlx.engine import Engine
-from mobilellm_mlx.errors import InvalidOption
+from mobilellm_mlx.errors import InvalidInput, InvalidOption
 from mobilellm_mlx.events import Event
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
@@ -65,9 +65,9 @@ def generate(
 
     def events() -> Iterator[Event]:
         GenerationOptions().merged(overrides)  # an impossible value is said before loading
+        loading = load_options(context, compute)
         text = read_prompt(prompt)
-        directory = resolve_model(model)
-        with Engine(directory, load_options(context, compute)) as engine:
+        with Engine(resolve_model(model), loading) as engine:
             yield from answer_events(engine, text, system, raw, overrides)
 
     if as_json:
@@ -104,16 +104,18 @@ def read_prompt(prompt: str) -> str:
     """The prompt's text; ``-`` stands for stdin.
 
     Raises:
-        InvalidOption: when stdin is empty or not text.
+        InvalidInput: when it is empty or not text.
     """
     if prompt != "-":
+        if not prompt:
+            raise InvalidInput("the prompt is empty", "say something with `-p TEXT`")
         return prompt
     try:
         text = (sys.stdin.buffer.read() if sys.stdin else b"").decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise InvalidOption(
+        raise InvalidInput(
             f"stdin is not UTF-8 text: {error.reason} at byte {error.start}"
         ) from None
     if not text:
-        raise InvalidOption("stdin is empty", "pipe the prompt in, or give it with `-p TEXT`")
+        raise InvalidInput("stdin is empty", "pipe the prompt in, or give it with `-p TEXT`")
     return text

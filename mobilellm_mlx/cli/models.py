@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mobilellm_mlx import catalogue
 from mobilellm_mlx.catalogue import CatalogueModel
 from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.shared import debug_option, pull, pull_events
-from mobilellm_mlx.errors import ModelNotFound, format_bytes
+from mobilellm_mlx.errors import ModelNotFound, StorageError, format_bytes
 from mobilellm_mlx.events import Event, Summary
 from mobilellm_mlx.paths import MANIFEST
 
@@ -73,6 +74,11 @@ def pull_model(name: str, as_json: bool) -> int:
         return console.print_json(_pull_job(name), "pull")
     model = catalogue.find(name)
     if model.is_installed:
+        if damage := find_damage(model.path):
+            raise StorageError(
+                f"{name} is here but damaged: {damage}",
+                f"`mobilellm models rm {name}`, then pull it again",
+            )
         click.echo(f"{name} is already here: {model.path}", err=True)
         return 0
     pull(model)
@@ -185,4 +191,27 @@ def describe_any(name: str) -> dict[str, Any]:
 
 def directory_bytes(directory: Path) -> int:
     """Bytes of all files in a directory."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    total = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # a pull may be tidying up at this moment
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def find_damage(directory: Path) -> str | None:
+    """What is wrong with an installed model, by the sizes and digests of its manifest."""
+    from mobilellm_mlx.hub import sha256
+
+    try:
+        files = json.loads((directory / MANIFEST).read_bytes())["files"]
+        for name, expected in files.items():
+            path = directory / name
+            if not path.is_file():
+                return f"`{name}` is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"`{name}` has {path.stat().st_size:,} bytes, not {expected['bytes']:,}"
+            if sha256(path) != expected["sha256"]:
+                return f"`{name}` has changed"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its manifest cannot be read ({type(error).__name__})"
+    return None

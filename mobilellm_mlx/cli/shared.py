@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ from mobilellm_mlx.cli import faces
 from mobilellm_mlx.errors import ModelNotFound, format_bytes
 from mobilellm_mlx.events import Event
 from mobilellm_mlx.options import LoadOptions
-from mobilellm_mlx.paths import MANIFEST
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -108,6 +108,11 @@ def resolve_model(name: str | None) -> Path:
     """
     name = name or catalogue.DEFAULT
     if name not in catalogue.CATALOGUE and (path := Path(name).expanduser()).is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(
+                f"`{name}` is not a model directory: it has no `config.json`",
+                "name a model of `mobilellm models list` or a directory with a converted model",
+            )
         return path
     if name not in catalogue.CATALOGUE and ("/" in name or name.startswith(".")):
         raise ModelNotFound(
@@ -142,10 +147,7 @@ def pull_events(model: CatalogueModel) -> Iterator[Event]:
 
 
 def is_interactive() -> bool:
-    """Whether a person sits at both ends."""
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
-
-
-def is_whole(directory: Path) -> bool:
-    """Whether a directory was made by us and finished."""
-    return (directory / MANIFEST).is_file()
+    """Whether a person sits at both ends, before a terminal that can draw."""
+    return os.environ.get("TERM") != "dumb" and all(
+        stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)
+    )

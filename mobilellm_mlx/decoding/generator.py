@@ -15,7 +15,7 @@ from mobilellm_mlx.backend import allocation_errors, backend, mx
 from mobilellm_mlx.decoding.sampling import draw_seed, make_sampler
 from mobilellm_mlx.decoding.step import iter_prefill, iter_tokens
 from mobilellm_mlx.decoding.text import TextStream
-from mobilellm_mlx.errors import ContextOverflow, InvalidOption, TemplateError, TokenizerError
+from mobilellm_mlx.errors import ContextOverflow, InvalidInput, TemplateError, TokenizerError
 from mobilellm_mlx.events import (
     Event,
     GenerationSummary,
@@ -26,6 +26,7 @@ from mobilellm_mlx.events import (
 )
 from mobilellm_mlx.loading import LoadedModel
 from mobilellm_mlx.messages import Message
+from mobilellm_mlx.models import KVCache
 from mobilellm_mlx.options import GenerationOptions
 
 
@@ -67,7 +68,11 @@ class Generator:
         return [*tokenizer.prefix, *tokenizer.encode(text)]
 
     def generate(
-        self, prompt: Sequence[int], options: GenerationOptions, cancel: Flag | None = None
+        self,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        cancel: Flag | None = None,
+        started: float | None = None,
     ) -> Iterator[Event]:
         """Continue the prompt; ends with a ``GenerationSummary``.
 
@@ -75,6 +80,8 @@ class Generator:
             prompt: token ids, at least one.
             options: sampling and stopping; every field counts (merge defaults before).
             cancel: looked at between prefill chunks and between tokens.
+            started: ``time.perf_counter()`` when the request came, if that is earlier than now;
+                the time to the first token counts from there.
 
         Raises:
             ContextOverflow: when the prompt leaves no room for an answer.
@@ -82,13 +89,14 @@ class Generator:
         """
         limit = self._loaded.context_limit
         if not prompt:
-            raise InvalidOption("the prompt is empty", "say something")
+            raise InvalidInput("the prompt is empty", "say something")
         if len(prompt) >= limit:
             raise ContextOverflow(len(prompt), limit)
         if max(prompt) >= (vocab := self._loaded.model.config.vocab_size):
             # A tokenizer with gaps can pass the check of sizes; MLX would read past the embedding.
             raise TokenizerError(f"token {max(prompt)} is outside the model's {vocab:,} tokens")
-        run = _Run(time.perf_counter(), cancel or Flag())
+        now = time.perf_counter()
+        run = _Run(now if started is None else started, now, cancel or Flag())
         options = options if options.seed is not None else replace(options, seed=draw_seed())
         mx.reset_peak_memory()
         fed = list(prompt)
@@ -127,6 +135,7 @@ class Generator:
             self._cached = []
         else:
             self._cached = fed[: held.pop()]
+        mx.clear_cache()
 
     def _prefill(self, prompt: Sequence[int], run: _Run) -> Iterator[Event]:
         """Read the prompt up to the last chunk, which is read by the first step of decoding."""
@@ -163,6 +172,8 @@ class Generator:
                 run.read = len(prompt)
                 yield PrefillProgress(len(prompt), len(prompt), run.reused)
             fed.append(token)
+            if run.generated % KVCache.step == 0:  # the caches have grown: let the old ones go
+                mx.clear_cache()
             if text := stream.add(token):
                 run.text.append(text)
                 yield TextDelta(text)
@@ -188,9 +199,9 @@ class Generator:
             cached_tokens=run.reused,
             generated_tokens=run.generated,
             ttft_s=run.ttft_s,
-            prefill_s=run.ttft_s,
+            prefill_s=run.prefill_s,
             decode_s=run.decode_s,
-            prefill_tok_per_s=_rate(len(prompt) - run.reused, run.ttft_s),
+            prefill_tok_per_s=_rate(len(prompt) - run.reused, run.prefill_s),
             decode_tok_per_s=_rate(run.generated - 1, run.decode_s),
             context_used=run.read + run.generated,
             context_limit=self._loaded.context_limit,
@@ -205,12 +216,15 @@ class _Run:
     """What one answer has cost so far."""
 
     started: float
+    prompted: float
+    """When the prompt's tokens were there."""
     cancel: Flag
     reused: int = 0
     read: int = 0
     """Prompt tokens whose keys and values are in the caches."""
     generated: int = 0
     ttft_s: float = 0.0
+    prefill_s: float = 0.0
     decode_s: float = 0.0
     reason: StopReason = "length"
     text: list[str] = field(default_factory=list)
@@ -220,6 +234,7 @@ class _Run:
         elapsed = time.perf_counter() - self.started
         if not self.generated:
             self.ttft_s = elapsed
+            self.prefill_s = elapsed - (self.prompted - self.started)
         self.generated += 1
         self.decode_s = elapsed - self.ttft_s
 

@@ -9,7 +9,7 @@ from mobilellm_mlx.chat import Session
 from mobilellm_mlx.cli import chat as verb
 from mobilellm_mlx.cli import faces
 from mobilellm_mlx.cli.chat import chat_in_lines
-from mobilellm_mlx.errors import ContextOverflow, InvalidOption
+from mobilellm_mlx.errors import ContextOverflow, InvalidInput
 from mobilellm_mlx.testing import ScriptedEngine
 
 
@@ -72,7 +72,7 @@ def test_lines_are_utf_8_whatever_the_locale_says(talk) -> None:
 
 def test_a_line_that_is_not_utf_8_is_refused_by_its_number(talk) -> None:
     engine = ScriptedEngine(["x"])
-    with pytest.raises(InvalidOption, match="line 2 of stdin is not UTF-8"):
+    with pytest.raises(InvalidInput, match="line 2 of stdin is not UTF-8"):
         talk(engine, b"good\nbad \xff\n")
     assert contents(engine) == [["good"]]
 

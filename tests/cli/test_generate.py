@@ -166,7 +166,10 @@ def test_raw_leaves_the_chat_template_out(run, tiny_dir) -> None:
 
 def test_raw_with_an_empty_prompt_is_explained(run, tiny_dir) -> None:
     result = run("generate", "-m", str(tiny_dir), "--raw", "-p", "")
-    assert (result.code, result.err) == (1, "error: the prompt is empty\nhint: say something\n")
+    assert (result.code, result.err) == (
+        1,
+        "error: the prompt is empty\nhint: say something with `-p TEXT`\n",
+    )
 
 
 def test_a_model_without_a_template_continues_the_text(run, tmp_path) -> None:
@@ -182,7 +185,7 @@ def test_a_model_without_a_template_takes_no_instructions(run, tmp_path) -> None
 
     directory = str(write_model(tmp_path / "base", template=None))
     result = run("generate", "-m", directory, "-p", "abc", "--system", "Be brief.")
-    assert result.code == 1
+    assert result.code == 2
     assert "has no chat template" in result.err and "hint: leave out `--system`" in result.err
 
 
@@ -214,13 +217,13 @@ def test_an_impossible_value_is_named_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(verb.Engine, "load", lambda self: pytest.fail("it was loaded"))
     result = run("generate", "-m", str(tmp_path), "-p", "hi", option, value)
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"error: `{name}` is ") and "\nhint: " in result.err
 
 
 def test_a_context_beyond_what_the_model_was_trained_for_is_refused(run, tiny_dir) -> None:
     result = run("generate", "-m", str(tiny_dir), "-p", "hi", "--context", "5000")
-    assert result.code == 1 and "5,000" in result.err and "`--context 1024` or less" in result.err
+    assert result.code == 2 and "5,000" in result.err and "`--context 1024` or less" in result.err
 
 
 @pytest.mark.parametrize(
@@ -229,6 +232,6 @@ def test_a_context_beyond_what_the_model_was_trained_for_is_refused(run, tiny_di
 def test_in_json_an_error_is_the_summary_line(run, args) -> None:
     result = run("generate", "-p", "hi", *args, "--json")
     last = json.loads(result.out.splitlines()[-1])
-    assert (result.code, result.err) == (1, "")
+    assert (result.code, result.err) == (2 if "--temp" in args else 1, "")
     assert (last["event"], last["job"], last["status"]) == ("summary", "generate", "error")
     assert last["error"] and last["hint"]

@@ -53,6 +53,14 @@ def test_pull_leaves_a_whole_model_with_its_licence(run, pseudo_model) -> None:
     assert (pseudo_model.path / "LICENSE").read_text() == "do as you like"
 
 
+def test_a_damaged_model_is_not_called_ready(run, pseudo_model) -> None:
+    run("models", "pull", "pseudo")
+    (pseudo_model.path / "m.gguf").write_bytes(b"x")
+    result = run("models", "pull", "pseudo")
+    assert result.code == 1 and "pseudo is here but damaged: `m.gguf` has" in result.err
+    assert "hint: `mobilellm models rm pseudo`" in result.err
+
+
 def test_a_second_pull_fetches_nothing(run, pseudo_model, monkeypatch) -> None:
     run("models", "pull", "pseudo")
     monkeypatch.setattr(shared, "pull_events", lambda model: pytest.fail("it was fetched again"))

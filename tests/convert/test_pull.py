@@ -280,3 +280,13 @@ def test_pulls_in_two_threads_do_not_disturb_each_other(gguf_file, log) -> None:
         thread.join(timeout=30)
     assert failures == [] and MODEL.is_installed
     assert log.read_text() == "fetched\n"
+
+
+def test_a_link_to_a_place_that_is_away_is_refused_before_anything_is_fetched(
+    gguf_file, log, tmp_path
+) -> None:
+    MODEL.path.parent.mkdir(parents=True, exist_ok=True)
+    MODEL.path.symlink_to(tmp_path / "unplugged")
+    with pytest.raises(StorageError, match="is a link to"):
+        list(pull.pull(MODEL, fetch_from(gguf_file, log)))
+    assert log.read_text() == "" and MODEL.path.is_symlink()

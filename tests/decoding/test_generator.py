@@ -15,7 +15,7 @@ from mobilellm_mlx.decoding import Generator
 from mobilellm_mlx.errors import (
     ContextOverflow,
     InsufficientMemory,
-    InvalidOption,
+    InvalidInput,
     TemplateError,
     TokenizerError,
 )
@@ -139,7 +139,7 @@ def test_a_prompt_without_room_for_an_answer_is_refused(limit: int) -> None:
 
 
 def test_an_empty_prompt_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="empty"):
+    with pytest.raises(InvalidInput, match="empty"):
         answer(Generator(script_loaded("x")), [])
 
 

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +12,14 @@ from typing import Any
 import pytest
 from tiny import LLAMA, write_json, write_model
 
-from mobilellm_mlx.engine import Engine
-from mobilellm_mlx.errors import ContextOverflow, EngineError, ModelNotFound, WeightsError
+from mobilellm_mlx.engine import Engine, _forget_locals
+from mobilellm_mlx.errors import (
+    ContextOverflow,
+    EngineError,
+    InsufficientMemory,
+    ModelNotFound,
+    WeightsError,
+)
 from mobilellm_mlx.events import Event, GenerationSummary, ModelLoaded, TextDelta
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
@@ -434,3 +441,29 @@ def test_an_error_that_is_kept_does_not_keep_the_weights(tiny_dir: Path) -> None
         read(engine.complete("x" * 5000, SHORT))
     assert kept.value.limit == 1024
     assert mx.get_active_memory() <= before
+
+
+def test_nor_does_the_cause_of_an_error_that_is_kept() -> None:
+    class Weights:
+        pass
+
+    held: list[weakref.ref[Weights]] = []
+
+    def allocate() -> None:
+        weights = Weights()
+        held.append(weakref.ref(weights))
+        raise RuntimeError("unable to allocate")
+
+    def generate() -> None:
+        try:
+            allocate()
+        except RuntimeError as error:
+            raise InsufficientMemory("out of memory") from error
+
+    try:
+        generate()
+    except InsufficientMemory as error:
+        kept = error
+    assert held[0]() is not None
+    _forget_locals(kept)
+    assert held[0]() is None and kept.__traceback__ is not None

@@ -19,7 +19,7 @@ from tiny import (
 from tolerances import FP32, FP32_REORDERED, assert_close
 
 import mobilellm_mlx.loading as loading
-from mobilellm_mlx.backend import BACKENDS, mx, tree_flatten
+from mobilellm_mlx.backend import BACKENDS, backend, mx, tree_flatten
 from mobilellm_mlx.errors import (
     ConfigError,
     InsufficientMemory,
@@ -81,7 +81,9 @@ def test_what_was_loaded_is_described(directory: Path) -> None:
     assert info.weight_bytes == 4 * info.parameters
     assert info.kv_bytes_per_token == config.kv_bytes_per_token(4)
     assert (info.context_limit, info.chat, info.licence) == (1024, True, None)
-    assert (info.compute, info.dtype, info.backend) == ("dense", "float32", "cpu")
+    kind = backend()
+    assert (info.compute, info.backend) == (kind.default_compute, kind.name)
+    assert info.dtype == "float32"  # as stored here
     assert info.load_s > 0
 
 
@@ -113,6 +115,35 @@ def test_packed_widens_only_where_half_precision_is_slow(
     assert loaded.info.kv_bytes_per_token == loaded.model.config.kv_bytes_per_token(
         4 if wide else 2
     )
+
+
+def test_a_float32_norm_does_not_promote_a_16_bit_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_model(tmp_path / "model", packed=True, dtype=mx.float16)
+    path = directory / "model.safetensors"
+    tensors = dict(mx.load(str(path)))
+    norms = {name: a.astype(mx.float32) for name, a in tensors.items() if "norm" in name}
+    assert norms
+    mx.save_safetensors(str(path), {**tensors, **norms})
+    monkeypatch.setattr(loading, "backend", lambda: BACKENDS["metal"])
+    loaded = load_model(directory)
+    assert dtypes(loaded.model) == {mx.uint32, mx.float16}
+    assert loaded.model(IDS).dtype == mx.float16
+
+
+def test_the_cache_of_a_float32_checkpoint_is_counted_in_full_on_a_gpu(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "backend", lambda: BACKENDS["metal"])
+    info = load_model(directory).info
+    assert info.compute == "packed" and info.dtype == "float32"
+    needed = info.weight_bytes + 1024 * info.kv_bytes_per_token + 256_000_000
+    monkeypatch.setattr(loading, "available_memory_bytes", lambda: needed - 1)
+    with pytest.raises(InsufficientMemory):
+        load_model(directory)
+    monkeypatch.setattr(loading, "available_memory_bytes", lambda: needed)
+    load_model(directory)
 
 
 @pytest.mark.parametrize(("name", "form"), [("cpu", "dense"), ("metal", "packed")])
@@ -320,13 +351,13 @@ def test_a_recommendation_of_the_wrong_type_is_refused(
 @pytest.mark.parametrize(
     ("config", "generation", "stops"),
     [
-        ({}, None, set()),
+        ({}, None, {END}),  # the tokenizer's own
         ({"eos_token_id": 5}, None, {5}),
         ({"eos_token_id": [5, 6]}, None, {5, 6}),
         ({}, {"eos_token_id": END}, {END}),
         ({"eos_token_id": 5}, {"eos_token_id": [6, 7]}, {5, 6, 7}),
         ({"eos_token_id": None}, {"eos_token_id": [None, 6]}, {6}),
-        ({"eos_token_id": True}, {"eos_token_id": "6"}, set()),
+        ({"eos_token_id": True}, {"eos_token_id": "6"}, {END}),
     ],
 )
 def test_stop_tokens_come_from_both_files(

@@ -109,6 +109,10 @@ def test_a_template_may_refuse_a_conversation_with_its_own_words() -> None:
         "{{ 'a' * 10**15 }}",
         "{{ 'x' | center(10**15) }}",
         "{{ '%999999999999999d' % 1 }}",
+        "{{ '%*d' % (1500000000, 1) }}",
+        "{{ 'x' | center(3000000000) }}",
+        "{{ 'x'.rjust(3000000000) }}",
+        "{{ '{:>1500000000}'.format(1) }}",
     ],
 )
 def test_a_template_that_asks_for_too_much_is_stopped(source: str) -> None:

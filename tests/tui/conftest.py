@@ -35,6 +35,7 @@ class StagedEngine(ScriptedEngine):
         hold_load: wait in ``load`` for ``may_load``.
         hold_after: wait after so many pieces of every answer for ``may_speak``, or for a cancel.
         crash_after: raise a ``RuntimeError`` after so many pieces.
+        deaf: a cancel does not end the wait: an answer that takes its time to stop.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class StagedEngine(ScriptedEngine):
         hold_load: bool = False,
         hold_after: int | None = None,
         crash_after: int | None = None,
+        deaf: bool = False,
         before: Sequence[Event] = (),
         **options: Any,
     ):
@@ -54,6 +56,7 @@ class StagedEngine(ScriptedEngine):
         self.loads = 0
         self._hold_after = hold_after
         self._crash_after = crash_after
+        self._deaf = deaf
         self._before = before
 
     def load(self) -> Iterator[Event]:
@@ -81,8 +84,9 @@ class StagedEngine(ScriptedEngine):
                 self._wait(cancel)
 
     def _wait(self, cancel: threading.Event) -> None:
-        while not cancel.is_set() and not self.may_speak.wait(0.03):
-            pass
+        while self._deaf or not cancel.is_set():
+            if self.may_speak.wait(0.03):
+                break
 
 
 @pytest.fixture
@@ -134,6 +138,13 @@ class Chat:
         """Write a text and send it."""
         self.prompt.insert(text)
         await self.press("enter")
+
+    def say_before_the_end_is_known(self, text: str) -> None:
+        """Let the job end, with ``text`` sent after its end and before the screen hears of it."""
+        bridge = self.app.bridge
+        bridge._thread.join(PATIENCE_S)
+        self.app.chat.post_message(Prompt.Submitted(text))
+        bridge.pump()
 
     async def idle(self) -> None:
         """Wait until the model is loaded and nothing is being answered or queued."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -78,17 +80,58 @@ async def test_ctrl_y_copies_the_last_answer_as_the_model_wrote_it(open_chat, st
         assert chat.app.clipboard == "It is **small**."
 
 
-@pytest.mark.parametrize(("ssh", "copied"), [(None, 1), ("a b c d", 0)])
-def test_on_a_mac_the_system_clipboard_is_filled_unless_over_ssh(monkeypatch, ssh, copied):
-    calls = []
-    monkeypatch.setattr("tui.app.sys.platform", "darwin")
-    monkeypatch.setattr("tui.app.shutil.which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr("tui.app.subprocess.run", lambda *a, **k: calls.append((a, k)))
+@pytest.fixture
+def pbcopy(monkeypatch, tmp_path):
+    """Makes this machine a Mac whose ``pbcopy`` is a shell script; gives the end of all copying."""
+    monkeypatch.setattr("tui.terminal.sys.platform", "darwin")
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
+
+    def write(script: str, mode: int = 0o755):
+        tool = tmp_path / "pbcopy"
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(mode)
+        monkeypatch.setattr("tui.terminal.shutil.which", lambda name: str(tmp_path / name))
+
+    def wait():
+        copying = [t for t in threading.enumerate() if t.name == "mobilellm-pbcopy"]
+        for thread in copying:
+            thread.join(5)
+            assert not thread.is_alive()
+        return len(copying)
+
+    yield write, wait
+    wait()
+
+
+@pytest.mark.parametrize("ssh", [False, True])
+def test_on_a_mac_the_system_clipboard_is_filled_unless_over_ssh(
+    pbcopy, monkeypatch, tmp_path, ssh
+):
+    write, wait = pbcopy
+    copied = tmp_path / "copied"
+    write(f'(printf "%s %s|" "$LC_CTYPE" "$LC_ALL"; cat) > {copied}')
+    monkeypatch.setenv("LC_ALL", "C")
     if ssh:
-        monkeypatch.setenv("SSH_CONNECTION", ssh)
+        monkeypatch.setenv("SSH_CONNECTION", "a b c d")
     MobileLLMApp(ScriptedEngine()).copy_to_clipboard("ä")
-    assert [k["input"] for _, k in calls] == ["ä".encode()] * copied
+    wait()
+    assert copied.exists() != ssh
+    assert ssh or copied.read_text("utf-8") == "UTF-8 |ä"
+
+
+@pytest.mark.parametrize(("script", "mode"), [("exec sleep 9", 0o755), ("true", 0o644)])
+def test_a_system_clipboard_that_hangs_or_fails_is_not_waited_for(
+    pbcopy, monkeypatch, script, mode
+):
+    write, wait = pbcopy
+    write(script, mode)
+    monkeypatch.setattr("tui.terminal.PBCOPY_TIMEOUT_S", 0.5)
+    app = MobileLLMApp(ScriptedEngine())
+    began = time.monotonic()
+    app.copy_to_clipboard("x" * 200_000)  # more than a pipe holds
+    assert time.monotonic() - began < 0.5
+    assert app.clipboard.startswith("x")
+    wait()  # an exception in the thread would be a warning, and so an error
 
 
 async def test_ctrl_c_stops_an_answer_and_otherwise_says_how_to_quit(open_chat, staged):

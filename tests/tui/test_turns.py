@@ -210,6 +210,70 @@ async def test_ctrl_n_during_an_answer_stops_it_first(open_chat, staged):
         assert [m.content for m in engine.conversations[-1]] == ["second"]
 
 
+@pytest.mark.parametrize("first", ["A long answer", ContextOverflow(5120, 2048)])
+async def test_what_is_said_after_ctrl_n_opens_the_new_chat(open_chat, staged, first):
+    engine = staged([first, "Second answer"], hold_after=0, deaf=True)
+    async with open_chat(engine) as chat:
+        await chat.idle()
+        await chat.say("first")
+        await chat.press("ctrl+n")
+        await chat.say("second")
+        assert chat.app.chat.is_answering
+        engine.may_speak.set()
+        await chat.until(lambda: len(engine.conversations) == 2)
+        await chat.idle()
+        assert [m.content for m in engine.conversations[1]] == ["second"]
+        shown = [type(w).__name__ for w in chat.app.chat.query_one("Transcript").children]
+        assert shown == ["Welcome", "UserMessage", "Response"]
+        assert not chat.all(Welcome)[0].display
+        assert chat.all(Response)[0].text == "Second answer"
+        assert "queued" not in chat.text()
+
+
+async def test_ctrl_n_while_a_failure_is_being_drawn_waits_for_it(open_chat, staged, monkeypatch):
+    engine = staged([ContextOverflow(5120, 2048)])
+    async with open_chat(engine) as chat:
+        await chat.idle()
+        break_off = Response.break_off
+
+        async def press_meanwhile(response):
+            await break_off(response)
+            await chat.app.chat.action_new_chat()
+
+        monkeypatch.setattr(Response, "break_off", press_meanwhile)
+        await chat.say("too long")
+        await chat.until(lambda: engine.conversations and not chat.all(Response))
+        await chat.idle()
+        assert chat.all(UserMessage) == chat.all(ProblemBlock) == []
+
+
+async def test_a_message_sent_just_before_an_answer_is_known_to_have_ended_waits(open_chat, staged):
+    engine = staged(["First answer", "Second answer"], hold_after=0)
+    async with open_chat(engine) as chat:
+        await chat.idle()
+        await chat.say("one")
+        chat.app.bridge._timer.pause()
+        engine.may_speak.set()
+        chat.say_before_the_end_is_known("two")
+        await chat.until(lambda: len(engine.conversations) == 2)
+        await chat.idle()
+        assert [r.text for r in chat.all(Response)] == ["First answer", "Second answer"]
+        assert "queued" not in chat.text()
+
+
+async def test_a_message_sent_just_before_the_model_is_known_loads_it_only_once(open_chat, staged):
+    engine = staged(["Hello!"], hold_load=True)
+    async with open_chat(engine) as chat:
+        await chat.until(lambda: engine.loads)
+        chat.app.bridge._timer.pause()
+        engine.may_load.set()
+        chat.say_before_the_end_is_known("Hi")
+        await chat.until(lambda: chat.all(Response))
+        await chat.idle()
+        assert chat.all(Response)[0].text == "Hello!"
+        assert engine.loads == 1
+
+
 async def test_markup_of_the_person_and_of_the_model_is_only_text(open_chat, staged):
     nasty = "[red]x[/] [/foo] [@click=app.quit]y[/]"
     answer = f"{nasty}\n\n<b>bold</b> <script>z</script>\n\n<div>\nblock\n</div>"

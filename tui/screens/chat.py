@@ -118,15 +118,24 @@ class ChatScreen(Screen[None]):
         """Whether an answer is coming."""
         return self._turn is not None
 
+    @property
+    def _is_free(self) -> bool:
+        """Whether a message can go out now.
+
+        The bridge is idle as soon as it has posted how a job ended. The screen hears of it behind
+        what is in its own queue, so a turn is open until that is handled.
+        """
+        return self._info is not None and self._turn is None and not self._bridge.is_busy
+
     # ---------------------------------------------------------------- what the person does
 
     @on(Prompt.Submitted)
     async def take_message(self, event: Prompt.Submitted) -> None:
         """Queue what was said; it goes out at once when nothing is in its way."""
-        if self._info is None and not self._bridge.is_busy:
+        if self._status.state.phase == "failed":
             self._load()
         waits_for = WAITS_FOR_MODEL if self._info is None else WAITS_FOR_ANSWER
-        message = UserMessage(event.text, note=waits_for if self._bridge.is_busy else "")
+        message = UserMessage(event.text, note="" if self._is_free else waits_for)
         self._queue.append(message)
         await self._transcript.add(message)
         await self._advance()
@@ -200,12 +209,12 @@ class ChatScreen(Screen[None]):
 
     @on(heard.AnswerEnded)
     async def end_answer(self, event: heard.AnswerEnded) -> None:
-        turn, self._turn = self._turn, None
-        if turn is None:
+        if (turn := self._turn) is None:
             return
         summary = event.summary
-        self._status.change(phase="idle", summary=summary)
         await turn.response.finish(summary)
+        self._turn = None  # not before: Ctrl+N must not clear what is still being drawn
+        self._status.change(phase="idle", summary=summary)
         if self._wants_new_chat:
             await self._start_over()
         elif summary.stop_reason == "cancelled" and not summary.text:
@@ -214,13 +223,14 @@ class ChatScreen(Screen[None]):
 
     @on(heard.AnswerFailed)
     async def explain_answer(self, event: heard.AnswerFailed) -> None:
-        turn, self._turn = self._turn, None
-        if turn is None:
+        if (turn := self._turn) is None:
             return
-        self._status.change(phase="idle")
         await turn.response.break_off()
+        self._turn = None
+        self._status.change(phase="idle")
         if self._wants_new_chat:
             await self._start_over()
+            await self._advance()
             return
         await self._transcript.add(ProblemBlock(event.problem), after=turn.response)
         self._give_back_if_empty(turn.said)
@@ -234,8 +244,8 @@ class ChatScreen(Screen[None]):
         self._bridge.load()
 
     async def _advance(self) -> None:
-        """Send the next message in the queue if the engine is free for it."""
-        if self._info is not None and not self._bridge.is_busy and self._queue:
+        """Send the next message in the queue if nothing is in its way."""
+        if self._is_free and self._queue:
             said = self._queue.popleft()
             said.note = ""
             response = Response()
@@ -246,11 +256,12 @@ class ChatScreen(Screen[None]):
         self._status.change(queued=len(self._queue))
 
     async def _start_over(self) -> None:
+        """Forget what was said; what waits was said after that and opens the new chat."""
         self._wants_new_chat = False
         self._status.change(summary=None, read=(0, 0), tokens=0)
-        await self._transcript.clear()
-        if not self._bridge.is_busy:  # while the model loads there is nothing to forget yet
+        if self._is_free:  # without a model there is nothing to forget yet
             self._bridge.reset()
+        await self._transcript.clear(keep=self._queue)
 
     async def _take_back(self) -> None:
         """Unsent messages into the prompt, in front of any draft; nothing typed is lost."""

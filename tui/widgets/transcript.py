@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from textual.containers import VerticalScroll
 from textual.widget import Widget
 
@@ -27,11 +29,12 @@ class Transcript(VerticalScroll, can_focus=False):
         if isinstance(block, UserMessage | ProblemBlock):
             self.scroll_end(animate=False)
 
-    async def clear(self) -> None:
-        """Back to the empty state."""
-        await self.remove_children([c for c in self.children if not isinstance(c, Welcome)])
+    async def clear(self, keep: Collection[Widget] = ()) -> None:
+        """Back to the empty state, or to the blocks in ``keep``."""
         for welcome in self.query(Welcome):
-            welcome.display = True
+            welcome.display = not keep
+        old = [c for c in self.children if not isinstance(c, Welcome) and c not in keep]
+        await self.remove_children(old)
         self.scroll_end(animate=False)
 
     @property
