@@ -26,7 +26,8 @@ class GenerationOptions:
     min_p: float = 0.0
     """Drop tokens less likely than this share of the likeliest one; 0 drops none."""
     repetition_penalty: float = 1.0
-    """Divide (or multiply, when negative) the logits of recent tokens by this; 1 is off."""
+    """Divide (or multiply, when negative) the logits of the answer's last tokens by this; 1 is off.
+    The prompt does not count: an answer should be free to use the question's words."""
     repetition_window: int = 64
     """How many recent tokens the repetition penalty looks at."""
     seed: int | None = None

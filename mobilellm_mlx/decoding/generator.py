@@ -164,7 +164,6 @@ class Generator:
             lambda logits: sample(logits[:words]),
             count,
             options=options,
-            history=prompt,
         )
         for token in tokens:
             run.count_token()

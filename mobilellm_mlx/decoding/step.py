@@ -54,7 +54,7 @@ def iter_tokens(
         sampler: logits (V,) to token, lazily.
         count: how many ids to generate.
         options: for the repetition penalty only.
-        history: tokens that the repetition penalty should know, the whole prompt included.
+        history: tokens from before that the repetition penalty should know.
     """
     recent = _Recent(history, options or GenerationOptions())
 

@@ -441,3 +441,16 @@ def test_the_options_in_force_are_reported_as_they_come_back_from_json() -> None
     reported = answer(Generator(script_loaded("x")), PROMPT, options).options
     assert reported == json.loads(json.dumps(reported))
     assert GenerationOptions(**{**reported, "stop": tuple(reported["stop"])}) == options
+
+
+def test_the_repetition_penalty_leaves_the_words_of_the_question_alone(loaded: LoadedModel) -> None:
+    """The penalty forbids what it touches; so it must not touch the words of these prompts."""
+    forbidding = replace(GREEDY, repetition_penalty=1e6, repetition_window=1000, max_tokens=1)
+    tried = 0
+    for first in range(40):
+        prompt = [first, *range(65, 91), *range(97, 123)]
+        plain = answer(Generator(loaded), prompt, replace(GREEDY, max_tokens=1)).text
+        if plain and ord(plain[0]) in prompt:
+            tried += 1
+            assert answer(Generator(loaded), prompt, forbidding).text == plain
+    assert tried
