@@ -39,7 +39,6 @@ def iter_tokens(
     count: int,
     *,
     options: GenerationOptions | None = None,
-    history: Sequence[int] = (),
 ) -> Iterator[int]:
     """``count`` generated ids.
 
@@ -53,10 +52,9 @@ def iter_tokens(
             chooses the first id, so the prompt needs no step of its own for that.
         sampler: logits (V,) to token, lazily.
         count: how many ids to generate.
-        options: for the repetition penalty only.
-        history: tokens from before that the repetition penalty should know.
+        options: for the repetition penalty only, which looks at the generated ids.
     """
-    recent = _Recent(history, options or GenerationOptions())
+    recent = _Recent(options or GenerationOptions())
 
     def step(tokens: mx.array) -> mx.array:
         logits = model.head(model.hidden(tokens.reshape(1, -1), caches)[:, -1])[0]  # (V,)
@@ -77,12 +75,12 @@ def iter_tokens(
 
 
 class _Recent:
-    """The last few tokens as an array on the device, so that the penalty never waits."""
+    """The last few generated tokens as an array on the device, so that the penalty never waits."""
 
-    def __init__(self, history: Sequence[int], options: GenerationOptions):
+    def __init__(self, options: GenerationOptions):
         self._penalty = options.repetition_penalty
         self._window = options.repetition_window
-        self._tokens = mx.array(list(history[-self._window :]), dtype=mx.uint32)  # (R,)
+        self._tokens = mx.array([], dtype=mx.uint32)  # (R,)
 
     def penalize(self, logits: mx.array) -> mx.array:
         if self._penalty == 1 or self._tokens.size == 0:
