@@ -4,13 +4,13 @@
 
     MobileLLMError
     ├── ConfigError            a configuration that is wrong or that we do not support
-    ├── ModelNotFound          no such name in the catalogue and no such directory
+    ├── ModelNotFound          no such name in the catalogue or on the hub, no such directory
     ├── WeightsError           tensors missing, unexpected, of the wrong shape, or a damaged file
     ├── TokenizerError         no tokenizer, or one of an unknown kind
     ├── TemplateError          the chat template is broken or refuses the messages
     ├── ContextOverflow        the prompt does not fit the context
     ├── InsufficientMemory     the model and its cache would not fit, or the backend ran out
-    ├── DownloadError          the package index did not give what was asked for
+    ├── DownloadError          the package index or the hub did not give what was asked for
     │   └── ChecksumError      it gave something else
     ├── ConvertError           a foreign checkpoint that we cannot import
     ├── StorageError           the disk is full, read-only, or not ours
@@ -93,7 +93,7 @@ class InsufficientMemory(MobileLLMError):
 
 
 class DownloadError(MobileLLMError):
-    """The package index could not be reached or has no such file."""
+    """The package index or the hub could not be reached, or has no such file."""
 
 
 class ChecksumError(DownloadError):
