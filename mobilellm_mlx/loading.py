@@ -176,13 +176,21 @@ def _is_redundant(name: str, config: ModelConfig) -> bool:
     return tied_head or name.endswith(".rotary_emb.inv_freq")
 
 
-_ACTIVATION_TYPE = ("model.embed_tokens.scales", "model.embed_tokens.weight")
-"""The tensors whose type the activations take, the first that there is."""
+_ACTIVATION_TYPE = (
+    "model.embed_tokens.scales",
+    "model.embed_tokens.weight",
+    "model.norm.weight",
+)
+"""The tensors whose type the activations take: the first that there is with a floating type. (The
+scales of ``mxfp4`` and its like are bytes.)"""
 
 
 def activation_dtype(tensors: Mapping[str, mx.array]) -> mx.Dtype:
     """The type that activations take from a checkpoint's tensors."""
-    return next((tensors[n].dtype for n in _ACTIVATION_TYPE if n in tensors), mx.float32)
+    for name in _ACTIVATION_TYPE:
+        if name in tensors and mx.issubdtype(tensors[name].dtype, mx.floating):
+            return tensors[name].dtype
+    return mx.float32
 
 
 def _uniform(array: mx.array, dtype: mx.Dtype) -> mx.array:
@@ -244,8 +252,8 @@ def _planned_item_bytes(
     if compute == "dense" or not backend().half_precision:
         return 4
     for name in _ACTIVATION_TYPE:
-        if name in tensors:
-            return _FLOAT_BYTES.get(tensors[name].dtype, 4)
+        if name in tensors and (item := _FLOAT_BYTES.get(tensors[name].dtype)):
+            return item
     return 4
 
 

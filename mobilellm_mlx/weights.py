@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 from mobilellm_mlx.backend import mx, nn, tree_flatten
 from mobilellm_mlx.errors import ConfigError, WeightsError
 
-_ITEM_BYTES = {
+ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
+"""Bytes of one element, by safetensors' names for types."""
 _MAX_HEADER_BYTES = 100_000_000
 _REMOVE_AND_PULL = "remove it with `mobilellm models rm` and fetch it again"
 
@@ -32,6 +33,7 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     start: int
+    """Byte of the file at which the values begin."""
     stop: int
 
 
@@ -44,48 +46,79 @@ def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
-                raise WeightsError(f"`{path.name}` is truncated or damaged", _REMOVE_AND_PULL)
-            header = json.loads(file.read(length))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"`{path.name}` has an unreadable header", _REMOVE_AND_PULL) from error
+            start = file.read(8)
+            start += file.read(min(int.from_bytes(start, "little"), _MAX_HEADER_BYTES, size))
     except OSError as error:
         raise WeightsError(f"`{path}` cannot be read: {error.strerror}") from error
+    return parse_safetensors_header(path.name, start, size)
+
+
+def parse_safetensors_header(name: str, start: bytes, size: int) -> dict[str, TensorInfo]:
+    """As ``read_safetensors_header``, from a file's first bytes.
+
+    Args:
+        name: of the file, for messages.
+        start: its length field and the whole header.
+        size: bytes of the whole file.
+    """
+    length = int.from_bytes(start[:8], "little")
+    if size < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES) or len(start) < 8 + length:
+        raise WeightsError(
+            f"`{name}` is truncated or damaged: it has {size:,} bytes, and its header at byte 8 "
+            f"claims {length:,}",
+            _REMOVE_AND_PULL,
+        )
+    try:
+        header = json.loads(start[8 : 8 + length], object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"`{name}` has an unreadable header at byte 8: {error}", _REMOVE_AND_PULL
+        ) from error
     if not isinstance(header, dict):
-        raise WeightsError(f"`{path.name}` has an unreadable header", _REMOVE_AND_PULL)
+        raise WeightsError(f"`{name}` has an unreadable header at byte 8", _REMOVE_AND_PULL)
     header.pop("__metadata__", None)
     tensors = {
-        name: _tensor_info(path, name, entry, size - 8 - length) for name, entry in header.items()
+        key: _tensor_info(name, key, entry, 8 + length, size) for key, entry in header.items()
     }
-    _refuse_overlaps(path, tensors)
+    _refuse_overlaps(name, tensors)
     return tensors
 
 
-def _tensor_info(path: Path, name: str, entry: Any, data_bytes: int) -> TensorInfo:
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a name appear twice and readers differ in which one they believe."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`{twice[:80]}` is listed twice")
+    return table
+
+
+def _tensor_info(file: str, name: str, entry: Any, begin: int, size: int) -> TensorInfo:
+    """The entry, checked; ``begin`` is where the file's data begins, ``size`` its length."""
     try:
         dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
         whole = all(type(n) is int and n >= 0 for n in (start, stop, *shape))
-        fits = whole and start <= stop <= data_bytes
-        if fits and isinstance(dtype, str) and dtype not in _ITEM_BYTES:
-            raise WeightsError(
-                f"tensor `{name}` in `{path.name}` has the unsupported type {dtype[:20]}"
-            )
-        if fits and stop - start == prod(shape) * _ITEM_BYTES[dtype]:
-            return TensorInfo(dtype, tuple(shape), start, stop)
+        fits = whole and start <= stop <= size - begin
+        if fits and isinstance(dtype, str) and dtype not in ITEM_BYTES:
+            raise WeightsError(f"tensor `{name}` in `{file}` has the unsupported type {dtype[:20]}")
+        if fits and stop - start == prod(shape) * ITEM_BYTES[dtype]:
+            return TensorInfo(dtype, tuple(shape), begin + start, begin + stop)
     except (KeyError, TypeError, ValueError):
         pass
     raise WeightsError(
-        f"tensor `{name}` in `{path.name}` does not fit the file: {str(entry)[:80]}",
+        f"tensor `{name}` in `{file}` does not fit the file: {str(entry)[:80]}",
         _REMOVE_AND_PULL,
     )
 
 
-def _refuse_overlaps(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+def _refuse_overlaps(file: str, tensors: Mapping[str, TensorInfo]) -> None:
     end = 0
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if info.start < end:
-            raise WeightsError(f"tensor `{name}` in `{path.name}` overlaps another one")
+            raise WeightsError(
+                f"tensor `{name}` in `{file}` begins at byte {info.start:,}, inside another one"
+            )
         end = info.stop
 
 
@@ -145,10 +178,22 @@ def load_tensors(files: Iterable[Path]) -> dict[str, mx.array]:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How one tensor is packed: MLX's affine groups, ``scale * code + bias``."""
+    """How one tensor is packed: MLX's groups, which share a scale."""
 
     group_size: int
     bits: int
+    mode: str = "affine"
+    """``affine`` is ``scale * code + bias``; ``mxfp4``, ``mxfp8`` and ``nvfp4`` are floats of a few
+    bits times an 8-bit scale, without biases."""
+
+
+MODES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
+    "mxfp4": ((4,), (32,)),
+    "mxfp8": ((8,), (32,)),
+    "nvfp4": ((4,), (16,)),
+}
+"""The bits and group sizes that MLX has for each mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +213,7 @@ def read_quantization(config: Mapping[str, Any]) -> QuantizationTable | None:
     """The packing that a checkpoint's configuration declares; None when it is not packed.
 
     Raises:
-        ConfigError: for modes other than affine, and impossible bits or group sizes.
+        ConfigError: for unknown modes, and impossible bits or group sizes.
     """
     table = config.get("quantization")
     if table is None:
@@ -187,15 +232,23 @@ def _packing(entry: Any, name: str) -> Packing:
     if not isinstance(entry, Mapping):
         raise ConfigError(f"`{name}` is {entry!r}, expected a table")
     mode, bits, group = entry.get("mode", "affine"), entry.get("bits"), entry.get("group_size")
-    if mode != "affine":
-        raise ConfigError(f"quantization mode of `{name}` is {mode!r}, expected 'affine'")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ConfigError(
+            f"quantization mode of `{name}` is {mode!r}, expected one of {', '.join(MODES)}"
+        )
+    widths, groups = MODES[mode]
     whole = type(bits) is int and type(group) is int
-    if not whole or bits not in (2, 3, 4, 5, 6, 8) or group not in (32, 64, 128):
+    if not whole or bits not in widths or group not in groups:
         raise ConfigError(
             f"quantization of `{name}` has bits {bits!r} and group size {group!r}, "
-            "expected 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128"
+            f"expected {_choices(widths)} bits in groups of {_choices(groups)}"
         )
-    return Packing(group, bits)
+    return Packing(group, bits, mode)
+
+
+def _choices(values: tuple[int, ...]) -> str:
+    *most, last = map(str, values)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def pack_modules(
@@ -207,27 +260,30 @@ def pack_modules(
         WeightsError: when tensors are not packed as the table says.
     """
 
-    def packed(path: str, module: nn.Module) -> bool | dict[str, int]:
+    def packed(path: str, module: nn.Module) -> bool | dict[str, Any]:
         packing = table.packing(path)
         if packing is None or f"{path}.scales" not in tensors:
             return False
         _check_packed(path, tensors, packing)
         if not hasattr(module, "to_quantized") or module.weight.shape[-1] % packing.group_size:
             return False  # then the tensors do not fit the network, which `assign` says
-        return {"group_size": packing.group_size, "bits": packing.bits}
+        return asdict(packing)
 
     nn.quantize(model, class_predicate=packed)
 
 
 def _check_packed(module: str, tensors: Mapping[str, mx.array], packing: Packing) -> None:
     """MLX would raise bare ValueErrors, some of them only when the model runs."""
-    parts = [tensors.get(f"{module}.{part}") for part in ("weight", "scales", "biases")]
-    codes, scales, biases = parts
-    if codes is not None and scales is not None and biases is not None and codes.ndim == 2:
+    codes, scales, biases = (tensors.get(f"{module}.{p}") for p in ("weight", "scales", "biases"))
+    if codes is not None and scales is not None and codes.ndim == 2 and codes.dtype == mx.uint32:
         groups, rest = divmod(codes.shape[1] * 32, packing.bits * packing.group_size)
-        fits = not rest and scales.shape == biases.shape == (codes.shape[0], groups)
-        if fits and codes.dtype == mx.uint32:
-            return
+        if not rest and scales.shape == (codes.shape[0], groups):
+            if packing.mode != "affine":
+                fits = biases is None and scales.dtype == mx.uint8
+            else:
+                fits = biases is not None and biases.shape == scales.shape
+            if fits:
+                return
     raise WeightsError(
         f"`{module}` is not packed in {packing.bits} bits and groups of {packing.group_size}, as "
         "the `quantization` table of `config.json` says",
@@ -253,35 +309,47 @@ def unpack_tensors(
             unpacked[name] = array.astype(dtype)
             continue
         _check_packed(module, tensors, packing)
-        biases = tensors[f"{module}.biases"]
-        unpacked[name] = _unpack(array, scales.astype(dtype), biases.astype(dtype), packing)
+        unpacked[name] = unpack(array, scales, tensors.get(f"{module}.biases"), packing, dtype)
     return unpacked
 
 
-def _unpack(codes: mx.array, scales: mx.array, biases: mx.array, packing: Packing) -> mx.array:
-    """``scale * code + bias``, by way of bytes where codes are halves of them.
+def unpack(
+    codes: mx.array,
+    scales: mx.array,
+    biases: mx.array | None,
+    packing: Packing,
+    dtype: mx.Dtype = mx.float32,
+) -> mx.array:
+    """The weights that packed ones stand for.
 
-    MLX's own unpacking goes through 32-bit integers, four times the traffic: on a CPU it takes a
-    third longer, and that is most of the time a small model needs to start.
+    Affine codes of a byte or half of one go by way of bytes: MLX's own unpacking goes through
+    32-bit integers, four times the traffic. On a CPU it takes a third longer, and that is most of
+    the time a small model needs to start.
 
     Args:
         codes: packed, (rows, words).
-        scales: (rows, groups).
-        biases: (rows, groups).
+        scales: (rows, groups); widened to ``dtype`` before the product, so that float32 holds
+            exactly what is stored.
+        biases: (rows, groups), or None for the modes without.
         packing: how the codes are packed.
+        dtype: of the result.
 
     Returns:
-        Weights, (rows, columns), in the type of the scales.
+        Weights, (rows, columns), of ``dtype``.
     """
-    if packing.bits not in (4, 8):
+    group, bits = packing.group_size, packing.bits
+    if biases is None:
         return mx.dequantize(
-            codes, scales, biases, group_size=packing.group_size, bits=packing.bits
+            codes, scales, group_size=group, bits=bits, mode=packing.mode, dtype=dtype
         )
+    scales, biases = scales.astype(dtype), biases.astype(dtype)
+    if bits not in (4, 8):
+        return mx.dequantize(codes, scales, biases, group_size=group, bits=bits)
     values = codes.view(mx.uint8)
-    if packing.bits == 4:  # the low half of a byte comes first
+    if bits == 4:  # the low half of a byte comes first
         values = mx.stack([values & 15, values >> 4], axis=-1)
     rows, groups = scales.shape
-    values = values.reshape(rows, groups, packing.group_size).astype(scales.dtype)
+    values = values.reshape(rows, groups, group).astype(dtype)
     return (values * scales[..., None] + biases[..., None]).reshape(rows, -1)
 
 

@@ -108,7 +108,8 @@ class Transformer(nn.Module):
 
     def __call__(self, tokens: mx.array, caches: Sequence[KVCache]) -> mx.array:
         """Token ids (B, L) to final hidden states (B, L, D)."""
-        x = self.embed_tokens(tokens)  # (B, L, D)
+        # The cast is for embeddings packed as `mxfp4` and its like, which MLX unpacks to bfloat16.
+        x = self.embed_tokens(tokens).astype(self.norm.weight.dtype)  # (B, L, D)
         remaining = iter(caches)
         for block, runs in zip(self.layers, self._runs, strict=True):
             for _ in range(runs):
@@ -167,9 +168,8 @@ class LanguageModel(nn.Module):
     @property
     def dtype(self) -> mx.Dtype:
         """Element type of activations, and so of the KV cache."""
-        embedding = self.model.embed_tokens
-        weight: mx.array = embedding.scales if "scales" in embedding else embedding.weight
-        return weight.dtype
+        dtype: mx.Dtype = self.model.norm.weight.dtype
+        return dtype
 
     def weight_bytes(self) -> int:
         """Bytes of all parameters as they lie in memory."""

@@ -120,8 +120,8 @@ BAD: dict[str, tuple[Change, str]] = {
     "packing of 7 bits": (config(quantization={"bits": 7, "group_size": 32}), "bits 7"),
     "packing is text": (config(quantization="4bit"), "`quantization` is '4bit'"),
     "other packing": (
-        config(quantization={"bits": 4, "group_size": 32, "mode": "mxfp4"}),
-        "'mxfp4'",
+        config(quantization={"bits": 4, "group_size": 32, "mode": "nf4"}),
+        "'nf4'",
     ),
     "no weights": (remove("model.safetensors"), "no weights in "),
     "empty weights": (write("model.safetensors", b""), "is truncated or damaged"),
