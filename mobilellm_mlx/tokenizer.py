@@ -1,20 +1,29 @@
 """Text to token ids and back, byte for byte.
 
 Two kinds of vocabulary cover the family: byte-level BPE (``tokenizer.json``: SmolLM2, Llama 3)
-and sentencepiece with byte fallback (``tokenizer.model``: MobileLLM v1, Llama 2). Both say which
-bytes a token stands for, so a stream is put together from bytes and never shows half a character.
+and sentencepiece with byte fallback (``tokenizer.model``, or a ``tokenizer.json`` made from one:
+MobileLLM v1, Llama 2). Both say which bytes a token stands for, so a stream is put together from
+bytes and never shows half a character.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from mobilellm_mlx.added_tokens import AddedToken, added_tokens
+from mobilellm_mlx.added_tokens import token_name as token_name
 from mobilellm_mlx.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Rust
 
 # Unicode's noncharacters: never part of a real text, so one of them can mark a place in it.
 _NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -128,11 +137,65 @@ def _require_unicode(text: str) -> None:
         ) from error
 
 
-def token_name(entry: object) -> str | None:
-    """A token in ``tokenizer_config.json``, which is a string or a table with its ``content``."""
-    if isinstance(entry, dict):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) else None
+class JsonTokenizer(Tokenizer):
+    """What a Hugging Face ``tokenizer.json`` says, by the library that the format is made for."""
+
+    def __init__(self, rust: Rust):
+        self._rust = rust
+        # Text is text: names of special tokens inside it must not become special tokens.
+        rust.encode_special_tokens = True
+        rust.no_truncation()
+        rust.no_padding()
+        self.vocab_size = rust.get_vocab_size(with_added_tokens=True)
+        self.added = {
+            i: AddedToken(token.content, token.special)
+            for i, token in rust.get_added_tokens_decoder().items()
+        }
+        self.special = {token.text: i for i, token in self.added.items() if token.special}
+
+    def encode(self, text: str) -> list[int]:
+        _require_unicode(text)
+        return self._ids(text, add_special_tokens=False)
+
+    def token_bytes(self, token: int) -> bytes:
+        if added := self.added.get(token):
+            return b"" if added.special else added.text.encode()
+        piece = self._rust.id_to_token(token) if 0 <= token < 2**32 else None
+        if piece is None:
+            raise TokenizerError(f"token {token} is outside the vocabulary of {self.vocab_size:,}")
+        return self._piece_bytes(piece)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token by name, added ones too."""
+        return dict(self._rust.get_vocab(with_added_tokens=True))
+
+    def begins_with(self, token: int) -> bool:
+        """Whether the file itself asks for this token before every text."""
+        return self._ids("a", add_special_tokens=True)[:1] == [token]
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # such as an unknown token that the vocabulary does not have
+            raise TokenizerError(f"`tokenizer.json` cannot encode a text: {error}") from error
+
+    @abstractmethod
+    def _piece_bytes(self, piece: str) -> bytes:
+        """The bytes of text that an entry of the vocabulary stands for."""
+
+
+class ByteLevelTokenizer(JsonTokenizer):
+    """Byte-level BPE: every character of a piece is a stand-in for a byte."""
+
+    def __init__(self, rust: Rust):
+        super().__init__(rust)
+        self._alphabet = _byte_level_alphabet()
+
+    def _piece_bytes(self, piece: str) -> bytes:
+        try:
+            return bytes(self._alphabet[char] for char in piece)
+        except KeyError:  # a name that is no stand-in for bytes, left as it is
+            return piece.encode()
 
 
 def _byte_level_alphabet() -> dict[str, int]:
@@ -142,75 +205,132 @@ def _byte_level_alphabet() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
-class ByteLevelTokenizer(Tokenizer):
-    """Byte-level BPE from a Hugging Face ``tokenizer.json``."""
+_SPACE = "\u2581"
+"""How sentencepiece writes a space inside a piece."""
 
-    def __init__(self, path: Path, *, prefix: Sequence[int] = ()):
-        from tokenizers import Tokenizer as Rust
 
-        try:
-            self._rust = Rust.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exceptions
-            raise TokenizerError(f"`{path}` cannot be read: {error}") from error
-        if type(self._rust.decoder).__name__ != "ByteLevel":
-            raise TokenizerError(
-                f"`{path}` is not byte-level BPE, the only kind of `tokenizer.json` supported"
-            )
-        # Text is text: names of special tokens inside it must not become special tokens.
-        self._rust.encode_special_tokens = True
-        self._rust.no_truncation()
-        self._rust.no_padding()
-        self.vocab_size = self._rust.get_vocab_size(with_added_tokens=True)
-        self._added = self._rust.get_added_tokens_decoder()
-        self.special = {t.content: i for i, t in self._added.items() if t.special}
-        self.prefix = tuple(prefix)
-        self._alphabet = _byte_level_alphabet()
+class SpacePieceTokenizer(JsonTokenizer):
+    """A sentencepiece vocabulary that was rewritten as ``tokenizer.json``.
 
-    def encode(self, text: str) -> list[int]:
-        _require_unicode(text)
-        return list(self._rust.encode(text, add_special_tokens=False).ids)
+    Args:
+        rust: the tokenizer.
+        byte_fallback: whether pieces such as ``<0xE4>`` are bytes.
+        strips: whether a text begins with a space that is not its own.
+    """
 
-    def token_bytes(self, token: int) -> bytes:
-        if added := self._added.get(token):
-            return b"" if added.special else added.content.encode()
-        piece = self._rust.id_to_token(token) if 0 <= token < 2**32 else None
-        if piece is None:
-            raise TokenizerError(f"token {token} is outside the vocabulary of {self.vocab_size:,}")
-        return bytes(self._alphabet[char] for char in piece)
+    def __init__(self, rust: Rust, *, byte_fallback: bool, strips: bool):
+        super().__init__(rust)
+        self._bytes = {f"<0x{byte:02X}>": byte for byte in range(256)} if byte_fallback else {}
+        self._strips = strips
+
+    def _piece_bytes(self, piece: str) -> bytes:
+        byte = self._bytes.get(piece)
+        return piece.replace(_SPACE, " ").encode() if byte is None else bytes([byte])
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """As ``Tokenizer.decode``, without the space that was put before the text."""
+        text = super().decode(tokens)
+        return text.removeprefix(" ") if self._strips else text
+
+
+def read_tokenizer_json(path: Path) -> JsonTokenizer:
+    """The tokenizer in a ``tokenizer.json``.
+
+    Raises:
+        TokenizerError: when it cannot be read, or is of neither of the two kinds.
+    """
+    from tokenizers import Tokenizer as Rust
+
+    try:
+        rust = Rust.from_file(str(path))
+        # Only the state says what a sequence of decoders is made of.
+        decoder = json.loads(rust.decoder.__getstate__()) if rust.decoder else {}
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise TokenizerError(f"`{path}` cannot be read: {error}") from error
+    if decoder.get("type") == "ByteLevel":
+        return ByteLevelTokenizer(rust)
+    found = [_decoding_step(step) for step in decoder.get("decoders", [decoder])]
+    if None in found or not {"space", "space, strip"} & set(found):
+        raise TokenizerError(
+            f"`{path}` is neither byte-level BPE nor of sentencepiece's kind, "
+            "the only kinds of `tokenizer.json` supported"
+        )
+    return SpacePieceTokenizer(
+        rust,
+        byte_fallback="bytes" in found,
+        strips="strip" in found or "space, strip" in found,
+    )
+
+
+def _decoding_step(step: dict[str, Any]) -> str | None:
+    """What a decoder of sentencepiece's kind does; None for one that others have."""
+    match step:
+        case {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}:
+            return "space"
+        case {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme}:
+            return "space" if scheme == "never" else "space, strip"
+        case {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
+            return "strip"
+        case {"type": "ByteFallback"}:
+            return "bytes"
+        case {"type": "Fuse"}:
+            return "fuse"
+    return None
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Sentencepiece BPE or unigram with byte fallback, from a ``tokenizer.model``."""
+    """Sentencepiece BPE or unigram with byte fallback, from a ``tokenizer.model``.
 
-    def __init__(self, path: Path, *, add_bos: bool = True):
+    Args:
+        path: the model.
+        add_bos: whether plain text starts with the beginning-of-text token, where there is one.
+        added: tokens that a fine-tune put on top, by id; those of the model itself are ignored.
+    """
+
+    def __init__(
+        self, path: Path, *, add_bos: bool = True, added: Mapping[int, AddedToken] | None = None
+    ):
         from sentencepiece import SentencePieceProcessor
 
         try:
             self._model = SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
             raise TokenizerError(f"`{path}` is not a readable sentencepiece model") from error
-        self.vocab_size = self._model.vocab_size()
+        self._pieces: int = self._model.vocab_size()
+        self._added = {i: token for i, token in (added or {}).items() if i >= self._pieces}
+        self.vocab_size = max([self._pieces, *(i + 1 for i in self._added)])
         self.special = {
             self._model.id_to_piece(i): i
-            for i in range(self.vocab_size)
+            for i in range(self._pieces)
             if self._model.is_control(i) or self._model.is_unknown(i)
         }
+        self.special |= {token.text: i for i, token in self._added.items() if token.special}
+        self._words = {token.text: i for i, token in self._added.items() if not token.special}
+        names = sorted(self._words, key=len, reverse=True)
+        self._split = re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
         bos = self._model.bos_id()
         self.prefix = (bos,) if add_bos and bos >= 0 else ()
 
     def encode(self, text: str) -> list[int]:
         _require_unicode(text)
-        return list(self._model.encode(text))
+        if self._split is None:
+            return list(self._model.encode(text))
+        ids: list[int] = []
+        for part in self._split.split(text):
+            ids += [self._words[part]] if part in self._words else self._model.encode(part)
+        return ids
 
     def token_bytes(self, token: int) -> bytes:
-        if not 0 <= token < self.vocab_size:
+        if added := self._added.get(token):
+            return b"" if added.special else added.text.encode()
+        if not 0 <= token < self._pieces:
             raise TokenizerError(f"token {token} is outside the vocabulary of {self.vocab_size:,}")
         if self._model.is_control(token) or self._model.is_unknown(token):
             return b""
         piece: str = self._model.id_to_piece(token)
         if self._model.is_byte(token):
             return bytes([int(piece[3:5], 16)])  # "<0xE4>"
-        return piece.replace("\u2581", " ").encode()
+        return piece.replace(_SPACE, " ").encode()
 
     def decode(self, tokens: Iterable[int]) -> str:
         """As ``Tokenizer.decode``, without the space that sentencepiece puts before a text."""
@@ -220,6 +340,9 @@ class SentencePieceTokenizer(Tokenizer):
 def load_tokenizer(directory: Path, config: dict[str, object]) -> Tokenizer:
     """The tokenizer of a model directory.
 
+    A byte-level ``tokenizer.json`` comes first, then sentencepiece's own file, which is exact, and
+    last a ``tokenizer.json`` of sentencepiece's kind, which often is not.
+
     Args:
         directory: holds ``tokenizer.json`` or ``tokenizer.model``.
         config: its ``tokenizer_config.json``, empty when it has none.
@@ -228,15 +351,35 @@ def load_tokenizer(directory: Path, config: dict[str, object]) -> Tokenizer:
         TokenizerError: when there is none, or it cannot be read.
     """
     add_bos = config.get("add_bos_token")
-    if (path := directory / "tokenizer.json").is_file():
-        tokenizer = ByteLevelTokenizer(path)
-        bos = token_name(config.get("bos_token"))
-        if add_bos is True and bos in tokenizer.special:
-            tokenizer.prefix = (tokenizer.special[bos],)
-        return tokenizer
-    if (path := directory / "tokenizer.model").is_file():
-        return SentencePieceTokenizer(path, add_bos=add_bos is not False)
-    raise TokenizerError(
-        f"no tokenizer in `{directory}`: expected `tokenizer.json` or `tokenizer.model`",
-        "copy the tokenizer of the original checkpoint into the directory",
-    )
+    path, model = directory / "tokenizer.json", directory / "tokenizer.model"
+    described: JsonTokenizer | None = None
+    if path.is_file() and not model.is_file():
+        described = read_tokenizer_json(path)
+    elif path.is_file() and not _can_stay_unread(path, config):
+        with suppress(TokenizerError):
+            described = read_tokenizer_json(path)
+    if model.is_file() and not isinstance(described, ByteLevelTokenizer):
+        added = added_tokens(directory, config)
+        exact = SentencePieceTokenizer(model, add_bos=add_bos is not False, added=added)
+        if described is None or described.vocab_size <= exact.vocab_size:
+            return exact
+    if described is None:
+        raise TokenizerError(
+            f"no tokenizer in `{directory}`: expected `tokenizer.json` or `tokenizer.model`",
+            "copy the tokenizer of the original checkpoint into the directory",
+        )
+    bos = token_name(config.get("bos_token"))
+    if add_bos is True and bos in described.special:
+        described.prefix = (described.special[bos],)
+    return described
+
+
+def _can_stay_unread(path: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a ``tokenizer.json`` beside sentencepiece's own file has nothing to add to it.
+
+    It takes long to read. Ours never needs to be: the configuration names what was added.
+    """
+    try:
+        return "added_tokens_decoder" in config and b'"ByteLevel"' not in path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"`{path}` cannot be read: {error.strerror}") from error

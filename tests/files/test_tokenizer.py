@@ -11,7 +11,13 @@ from tiny import END, GOLDEN, START, write_byte_tokenizer, write_json
 
 from mobilellm_mlx.errors import TokenizerError
 from mobilellm_mlx.testing import ByteTokenizer
-from mobilellm_mlx.tokenizer import Detokenizer, Tokenizer, load_tokenizer
+from mobilellm_mlx.tokenizer import (
+    ByteLevelTokenizer,
+    Detokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 
 with (GOLDEN / "smollm2_tokenizer.json").open() as file:
     REFERENCE = json.load(file)
@@ -188,7 +194,7 @@ def test_another_kind_of_tokenizer_json_is_refused(tmp_path: Path, decoder: Any)
     options = {"replacement": "_", "prepend_scheme": "always", "split": True}
     options |= {"prefix": "##", "cleanup": False}
     write_json(path, {**content, "decoder": decoder and {**decoder, **options}})
-    with pytest.raises(TokenizerError, match="not byte-level BPE"):
+    with pytest.raises(TokenizerError, match="neither byte-level BPE nor of sentencepiece"):
         load_tokenizer(tmp_path, {})
 
 
@@ -204,3 +210,44 @@ def test_truncation_and_padding_of_a_tokenizer_json_are_ignored(tmp_path: Path) 
     tokenizer = load_tokenizer(tmp_path, {})
     assert tokenizer.decode(tokenizer.encode("hello")) == "hello"
     assert len(tokenizer.encode("hello")) == 5
+
+
+def test_a_piece_that_is_no_stand_in_for_bytes_is_shown_as_it_is(tmp_path: Path) -> None:
+    write_byte_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["a b\u2603"] = 256
+    write_json(path, {**content, "added_tokens": []})
+    assert load_tokenizer(tmp_path, {}).token_bytes(256) == "a b\u2603".encode()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"bos_token": {"content": "<|im_start|>"}, "add_bos_token": True},
+        {"bos_token": "<|im_start|>", "add_bos_token": True},
+    ],
+)
+def test_plain_text_starts_with_bos_where_the_model_wants_it(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    write_byte_tokenizer(tmp_path)
+    assert load_tokenizer(tmp_path, config).prefix == (START,)
+    assert load_tokenizer(tmp_path, {**config, "add_bos_token": False}).prefix == ()
+    assert load_tokenizer(tmp_path, {**config, "add_bos_token": None}).prefix == ()
+
+
+def test_a_byte_level_tokenizer_json_comes_before_a_tokenizer_model(tmp_path: Path) -> None:
+    write_byte_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes((GOLDEN / "botchan_en_bpe_1000.model").read_bytes())
+    assert type(load_tokenizer(tmp_path, {})) is ByteLevelTokenizer
+    assert type(load_tokenizer(tmp_path, {"added_tokens_decoder": {}})) is ByteLevelTokenizer
+
+
+@pytest.mark.parametrize("content", ["{", '{"decoder": {"type": "WordPiece"}}'])
+def test_a_tokenizer_json_we_cannot_read_gives_way_to_a_tokenizer_model(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    (tmp_path / "tokenizer.model").write_bytes((GOLDEN / "botchan_en_bpe_1000.model").read_bytes())
+    assert type(load_tokenizer(tmp_path, {})) is SentencePieceTokenizer
