@@ -142,6 +142,9 @@ def _make_environment() -> SandboxedEnvironment:
         def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
             return attr not in _PADDING and super().is_safe_attribute(obj, attr, value)
 
+        def wrap_str_format(self, value: Any) -> None:
+            """Jinja would let its own ``str.format`` pass before it asks whether that is safe."""
+
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             if operator == "%" and isinstance(left, str):
                 raise _TooMuch("it formats with `%`, which can pad a text without end")
