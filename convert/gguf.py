@@ -1,32 +1,30 @@
-"""llama.cpp's GGUF, imported without loss: packed weights stay packed.
+"""llama.cpp's GGUF as a source: packed weights stay packed.
 
-MLX reads Q4_0, Q4_1 and Q8_0 blocks as its own affine triples (``scale * code + bias``, groups of
-32), so nothing is unpacked and packed again. Three things are undone or made good here:
+Blocks of 32 weights become MLX's own affine groups (``scale * code + bias``), so nothing is
+unpacked and packed again where MLX can hold it; see ``readers/ggml.py``. Two things are undone:
 
 - llama.cpp stores the rows of q and k permuted for its interleaved RoPE; rows carry their groups
   with them, so the packed rows are moved back.
-- norms are float32 in the file; they are stored in the type of the scales, or one float32 norm
-  would promote the whole network's activations.
 - the tokenizer comes as lists in the metadata and becomes a ``tokenizer.json``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mobilellm_mlx.backend import mx, tree_flatten
-from mobilellm_mlx.errors import ConvertError, WeightsError
-from mobilellm_mlx.loading import activation_dtype, build_model
-from mobilellm_mlx.models import build_config
-from mobilellm_mlx.weights import read_quantization
+from mobilellm_mlx.backend import mx
+from mobilellm_mlx.errors import ConvertError
 
-from . import gguf_tokenizer
-
-GROUP_SIZE = 32
+from . import gguf_tokenizer, writer
+from .licence import Licence
+from .readers import ggml
+from .readers.gguf import GGUFReader, Metadata, open_gguf
+from .readers.tensors import Entry, MergedReader, PackedTensor, Reader, Tensor
+from .source import Source
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
@@ -40,122 +38,154 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_HEADS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+"""The projections whose rows llama.cpp permutes, and the setting that counts their heads."""
+_ROPE_FACTORS = "rope_freqs.weight"
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "expert_count": (0,),
+    "attention.sliding_window": (0,),
+    "attention.scale": (0,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.causal": (True,),
+    "use_parallel_residual": (False,),
+    "logit_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "residual_scale": (0, 1),
+}
+"""Settings that would change the maths, with the values that do not."""
+_MAX_WIDTH = 1 << 20
+_LLAMA_ONLY = "only Llama-shaped GGUF files can be imported"
+_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 
-@dataclass(frozen=True, slots=True)
-class ImportedModel:
-    """A foreign checkpoint in our form, ready to be written."""
+class GGUFSource(Source):
+    """A Llama-shaped GGUF file, or all parts of a split one, by our names.
 
-    config: dict[str, Any]
-    tensors: dict[str, mx.array]
-    tokenizer_json: str
-    tokenizer_config: dict[str, Any]
-    chat_template: str | None
-
-
-def import_gguf(path: Path) -> ImportedModel:
-    """Read a GGUF file whose origin has been checked.
+    q and k are read with their rows in place, packed matrices as one tensor, all in the types of
+    the file. ``raw`` is made from the metadata and has no ``quantization`` table.
 
     Args:
-        path: the file; MLX's reader trusts it, so verify its digest before.
+        path: what was named: a file, any part of a split file, or the directory with the parts.
+        reader: what was opened there.
+
+    Attributes:
+        metadata: the key-value table; the tokenizer is in it.
 
     Raises:
-        ConvertError: for another architecture, block types that MLX cannot read, or tensors that
-            do not fit the network. Block types that MLX unpacks while reading (K-quants) arrive as
-            float16.
+        ConvertError: for another architecture, settings that would change the maths, tensors that
+            do not fit the network, or a part that is missing.
+        ConfigError: for an impossible or unsupported configuration.
     """
-    raw, meta = _read(path)
-    if (architecture := meta.text("general.architecture")) != "llama":
+
+    def __init__(self, path: Path, reader: Reader):
+        reader, self.metadata = _whole(reader)
+        if (architecture := self.metadata.text("general.architecture")) != "llama":
+            raise ConvertError(
+                f"`{path.name}` has the architecture {architecture!r}, expected 'llama'",
+                _LLAMA_ONLY,
+            )
+        unused = _redundant(reader)
+        names = _names(reader.entries.keys() - unused.keys())
+        entries = {ours: reader.entries[theirs] for ours, theirs in names.items()}
+        super().__init__(path, reader, _config(self.metadata, entries), names, unused)
+
+    def licence(self) -> Licence:
+        found = super().licence()
+        named = self.metadata.text("general.license", None)
+        return replace(found, name=named[:80]) if named and named.isprintable() else found
+
+    def generation(self) -> dict[str, Any]:
+        """What is advised in a directory of its own; files of many models may share a folder."""
+        return super().generation() if self.path.is_dir() else {}
+
+    def write_tokenizer(self, directory: Path, elsewhere: Path | None = None) -> list[str]:
+        if elsewhere is not None:
+            return super().write_tokenizer(directory, elsewhere)
+        text = gguf_tokenizer.tokenizer_json(self.metadata)
+        (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+        config = gguf_tokenizer.tokenizer_config(self.metadata)
+        writer.write_json(directory / "tokenizer_config.json", config)
+        if (template := self.metadata.text("tokenizer.chat_template", None)) is not None:
+            (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+        return []
+
+    def read(self, name: str) -> Tensor:
+        tensor = super().read(name)
+        setting = _HEADS.get(name.split(".")[-2])
+        if setting is None:
+            return tensor
+        heads: int = self.raw[setting]
+        if isinstance(tensor, PackedTensor):
+            tensor = tensor.map_rows(lambda rows: unpermute_rows(rows, heads))
+            mx.eval(tensor.parts())
+            return tensor
+        tensor = unpermute_rows(tensor, heads)
+        mx.eval(tensor)
+        return tensor
+
+
+def _whole(reader: Reader) -> tuple[Reader, Metadata]:
+    """All parts of the file that ``reader`` opened, and the metadata, which only the first has."""
+    path = reader.files[0]
+    first = reader if isinstance(reader, GGUFReader) else open_gguf(path)
+    count = first.metadata.whole("split.count", 1)
+    if count <= 1 and len(reader.files) == 1:  # 0 where llama.cpp put parts together again
+        return reader, first.metadata
+    named = _PART.fullmatch(path.name)
+    if named is None or int(named[3]) != count:
         raise ConvertError(
-            f"`{path.name}` has the architecture {architecture!r}, expected 'llama'",
-            "only Llama-shaped GGUF files can be imported",
+            f"`{path.name}` is one of several parts, but its name does not say which",
+            "the parts must be called NAME-00001-of-00002.gguf and so on",
         )
-    tensors = _uniform_floats(_renamed(raw, meta))
-    config = _config(meta, tensors)
-    _check_fit(config, tensors)
-    return ImportedModel(
-        config=config,
-        tensors=tensors,
-        tokenizer_json=gguf_tokenizer.tokenizer_json(meta),
-        tokenizer_config=gguf_tokenizer.tokenizer_config(meta),
-        chat_template=meta.text("tokenizer.chat_template", None),
-    )
+    paths = [path.with_name(f"{named[1]}-{i + 1:05}-of-{named[3]}.gguf") for i in range(count)]
+    parts = [_open_part(part, i) for i, part in enumerate(paths)]
+    whole = MergedReader(parts)
+    whole.notices = ggml.notices(whole.entries.values())  # one count, not one for each part
+    return whole, parts[0].metadata
 
 
-def _read(path: Path) -> tuple[dict[str, mx.array], Metadata]:
-    try:
-        loaded = mx.load(str(path), return_metadata=True)
-    except RuntimeError as error:
-        raise ConvertError(f"`{path.name}` cannot be read as GGUF: {error}") from error
-    tensors, metadata = loaded  # MLX's type hints do not know what return_metadata gives
-    assert isinstance(tensors, dict) and isinstance(metadata, dict)
-    return tensors, Metadata(metadata)
+def _open_part(path: Path, number: int) -> GGUFReader:
+    if not path.is_file():
+        raise ConvertError(f"`{path.name}` is missing", "put all parts into one folder")
+    reader = open_gguf(path)
+    if (told := reader.metadata.whole("split.no", -1)) != number:
+        raise ConvertError(f"`{path.name}` says it is part {told}, counted from 0")
+    return reader
 
 
-class Metadata:
-    """Typed access to a GGUF file's key-value table."""
-
-    def __init__(self, values: Mapping[str, Any]):
-        self._values = values
-
-    def text(self, key: str, default: str | None = "") -> Any:
-        """A string."""
-        value = self._values.get(key, default)
-        if value is not None and not isinstance(value, str):
-            raise ConvertError(f"GGUF key `{key}` is not a string")
-        return value
-
-    def number(self, key: str, default: Any = None) -> Any:
-        """A scalar: int, float or bool."""
-        value = self._values.get(key)
-        if value is None:
-            if default is None:
-                raise ConvertError(f"GGUF key `{key}` is missing")
-            return default
-        if not isinstance(value, mx.array) or value.size != 1:
-            raise ConvertError(f"GGUF key `{key}` is not a number")
-        return value.item()
-
-    def numbers(self, key: str) -> list[int]:
-        """A list of integers."""
-        value = self._values.get(key)
-        if not isinstance(value, mx.array) or value.ndim != 1:
-            raise ConvertError(f"GGUF key `{key}` is not a list of numbers")
-        return value.tolist()  # type: ignore[return-value]
-
-    def texts(self, key: str) -> list[str]:
-        """A list of strings."""
-        value = self._values.get(key)
-        if not isinstance(value, list):
-            raise ConvertError(f"GGUF key `{key}` is not a list of strings")
-        return value
+def _redundant(reader: Reader) -> dict[str, str]:
+    """RoPE's factors where they are all ones; others would change the maths."""
+    if _ROPE_FACTORS not in reader.entries:
+        return {}
+    factors = reader.read(_ROPE_FACTORS)
+    if isinstance(factors, PackedTensor) or not mx.all(factors == 1).item():
+        raise ConvertError(
+            f"`{_ROPE_FACTORS}` stretches the positions, which the network does not do",
+            "Llama 3.1 and its kin cannot be imported",
+        )
+    return {_ROPE_FACTORS: "all its factors are 1"}
 
 
-def _renamed(raw: Mapping[str, mx.array], meta: Metadata) -> dict[str, mx.array]:
-    heads = {
-        "attn_q": meta.number("llama.attention.head_count"),
-        "attn_k": meta.number(
-            "llama.attention.head_count_kv", meta.number("llama.attention.head_count")
-        ),
-    }
-    tensors: dict[str, mx.array] = {}
+def _names(stored: Iterable[str]) -> dict[str, str]:
+    """Our name of every tensor to its name in the file."""
+    names: dict[str, str] = {}
     unused: list[str] = []
-    for name, array in raw.items():
-        block = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|scales|biases)", name)
-        top = re.fullmatch(r"(\w+)\.(weight|scales|biases)", name)
+    for name in sorted(stored):
+        block = re.fullmatch(r"blk\.(0|[1-9][0-9]*)\.(\w+)\.weight", name)
+        top = re.fullmatch(r"(\w+)\.weight", name)
         if block and block[2] in _BLOCK:
-            if block[2] in heads:
-                array = unpermute_rows(array, heads[block[2]])
-            tensors[f"model.layers.{block[1]}.{_BLOCK[block[2]]}.{block[3]}"] = array
+            names[f"model.layers.{block[1]}.{_BLOCK[block[2]]}.weight"] = name
         elif top and top[1] in _TOP:
-            tensors[f"{_TOP[top[1]]}.{top[2]}"] = array
-        else:  # `rope_freqs` too: it holds a scaling of positions, which would change the maths
+            names[f"{_TOP[top[1]]}.weight"] = name
+        else:
             unused.append(name)
     if unused:
         raise ConvertError(
-            f"{len(unused)} tensors have no place in the network: {', '.join(sorted(unused)[:3])}"
+            f"{len(unused)} tensors have no place in the network: {', '.join(unused[:3])}",
+            _LLAMA_ONLY,
         )
-    return tensors
+    return names
 
 
 def unpermute_rows(array: mx.array, heads: int) -> mx.array:
@@ -172,34 +202,20 @@ def unpermute_rows(array: mx.array, heads: int) -> mx.array:
     return pairs.swapaxes(1, 2).reshape(rows, columns)
 
 
-def _uniform_floats(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
-    """All floating tensors in the type of the embedding (float16 in most GGUF files).
-
-    Norms are float32 in the file; rounding them to float16 is what every 16-bit checkpoint of the
-    same model did.
-
-    Raises:
-        ConvertError: when a value is too large for that type.
-    """
-    dtype = activation_dtype(tensors)
-    uniform: dict[str, mx.array] = {}
-    for name, array in tensors.items():
-        if mx.issubdtype(array.dtype, mx.floating) and array.dtype != dtype:
-            cast = array.astype(dtype)
-            if not mx.all(mx.isfinite(cast)).item():
-                raise ConvertError(f"tensor `{name}` does not fit into {dtype}")
-            array = cast
-        uniform[name] = array
-    return uniform
-
-
-def _config(meta: Metadata, tensors: Mapping[str, mx.array]) -> dict[str, Any]:
+def _config(meta: Metadata, entries: Mapping[str, Entry]) -> dict[str, Any]:
     """A Hugging Face style configuration that stock mlx-lm reads too."""
-    heads = meta.number("llama.attention.head_count")
-    hidden = meta.number("llama.embedding_length")
-    embedding = tensors.get("model.embed_tokens.weight")
+    embedding = entries.get("model.embed_tokens.weight")
     if embedding is None:
         raise ConvertError("the GGUF file has no token embedding")
+    for entry in entries.values():
+        if entry.dtype.startswith("I"):
+            raise ConvertError(f"tensor `{entry.name}` is {entry.dtype}, expected weights")
+    heads = _width(meta, "attention.head_count")
+    hidden = _width(meta, "embedding_length")
+    head_dim = _width(meta, "attention.key_length", max(1, hidden // heads))
+    _require_neutral(meta, head_dim)
+    if heads * head_dim > _MAX_WIDTH:
+        raise ConvertError(f"the GGUF file has {heads:,} heads of {head_dim:,}, which is no model")
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -207,51 +223,44 @@ def _config(meta: Metadata, tensors: Mapping[str, mx.array]) -> dict[str, Any]:
         "mlp_bias": False,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": meta.number("llama.feed_forward_length"),
-        "num_hidden_layers": meta.number("llama.block_count"),
+        "intermediate_size": _width(meta, "feed_forward_length"),
+        "num_hidden_layers": _width(meta, "block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": meta.number("llama.attention.head_count_kv", heads),
-        "head_dim": meta.number("llama.attention.key_length", hidden // heads),
+        "num_key_value_heads": _width(meta, "attention.head_count_kv", heads),
+        "head_dim": head_dim,
         "max_position_embeddings": meta.number("llama.context_length"),
         # Seven digits are what float32 holds: 1e-05 again instead of 9.999999747378752e-06.
         "rms_norm_eps": float(f"{meta.number('llama.attention.layer_norm_rms_epsilon'):.7g}"),
         "rope_theta": float(f"{meta.number('llama.rope.freq_base', 10_000.0):.7g}"),
         "vocab_size": embedding.shape[0],
-        "tie_word_embeddings": "lm_head.weight" not in tensors,
-        "torch_dtype": "float16",
+        "tie_word_embeddings": "lm_head.weight" not in entries,
+        "torch_dtype": {"F32": "float32", "BF16": "bfloat16"}.get(embedding.dtype, "float16"),
         **gguf_tokenizer.special_ids(meta),
     }
-    if scaling := meta.text("llama.rope.scaling.type", None):
+    if scaling := _rope_scaling(meta):
         config["rope_scaling"] = {"rope_type": scaling}
-    if quantization := _quantization(tensors):
-        config["quantization"] = config["quantization_config"] = quantization
     return config
 
 
-def _quantization(tensors: Mapping[str, mx.array]) -> dict[str, Any] | None:
-    """mlx-lm's ``quantization`` table: the commonest width, and every module that differs."""
-    bits: dict[str, int] = {}
-    for name, scales in tensors.items():
-        if name.endswith(".scales"):
-            module = name.removesuffix(".scales")
-            words = tensors[f"{module}.weight"].shape[1]  # 32 bits a word, GROUP_SIZE codes a scale
-            bits[module] = words * 32 // (scales.shape[1] * GROUP_SIZE)
-    if not bits:
-        return None
-    widths = list(bits.values())
-    usual = max(set(widths), key=widths.count)
-    table: dict[str, Any] = {"group_size": GROUP_SIZE, "bits": usual, "mode": "affine"}
-    for module, width in bits.items():
-        if width != usual:
-            table[module] = {"group_size": GROUP_SIZE, "bits": width}
-    return table
+def _width(meta: Metadata, key: str, default: int | None = None) -> int:
+    value = meta.whole(f"llama.{key}", default)
+    if not 1 <= value <= _MAX_WIDTH:
+        raise ConvertError(f"GGUF key `llama.{key}` is {value:,}, expected 1 to {_MAX_WIDTH:,}")
+    return value
 
 
-def _check_fit(config: Mapping[str, Any], tensors: dict[str, mx.array]) -> None:
-    """Every tensor used and every parameter filled, or an error that names them."""
-    table = read_quantization(config)
-    try:
-        model = build_model(build_config(config), tensors, table, "packed")
-    except WeightsError as error:
-        raise ConvertError(error.message, "only Llama-shaped GGUF files can be imported") from error
-    assert len(tree_flatten(model.parameters())) == len(tensors)
+def _require_neutral(meta: Metadata, head_dim: int) -> None:
+    same = {"rope.dimension_count": (head_dim,), "attention.value_length": (head_dim,)}
+    for key, neutral in {**_NEUTRAL, **same}.items():
+        if (value := meta.number(f"llama.{key}", neutral[0])) not in neutral:
+            raise ConvertError(
+                f"GGUF key `llama.{key}` is {value}, expected {neutral[0]}", _LLAMA_ONLY
+            )
+
+
+def _rope_scaling(meta: Metadata) -> str | None:
+    """How positions are stretched; a factor without a kind is llama.cpp's linear one."""
+    kind = meta.text("llama.rope.scaling.type", None)
+    if kind is None and meta.number("llama.rope.scaling.factor", 1) not in (0, 1):
+        return "linear"
+    return None if kind == "none" else kind

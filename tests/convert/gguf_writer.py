@@ -10,6 +10,7 @@ import random
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,36 @@ class Q8_0:  # noqa: N801
         return struct.pack("<e32b", block.scale, *(code - 128 for code in block.codes))
 
 
+class Q5_0:  # noqa: N801
+    """5-bit codes around 16; the fifth bits lie together, before the rest."""
+
+    number, bits = 6, 5
+
+    @staticmethod
+    def draw(rng: random.Random) -> Block:
+        scale = half(rng.uniform(-0.02, 0.02))
+        return Block(tuple(rng.randrange(32) for _ in range(GROUP)), scale, -16 * scale)
+
+    @staticmethod
+    def pack(block: Block) -> bytes:
+        return struct.pack("<e", block.scale) + _five_bits(block.codes)
+
+
+class Q5_1:  # noqa: N801
+    """5-bit codes, a scale and an offset of their own."""
+
+    number, bits = 7, 5
+
+    @staticmethod
+    def draw(rng: random.Random) -> Block:
+        codes = tuple(rng.randrange(32) for _ in range(GROUP))
+        return Block(codes, half(rng.uniform(0.005, 0.02)), half(rng.uniform(-0.4, 0.0)))
+
+    @staticmethod
+    def pack(block: Block) -> bytes:
+        return struct.pack("<ee", block.scale, block.offset) + _five_bits(block.codes)
+
+
 class F32:
     """Plain numbers."""
 
@@ -90,7 +121,50 @@ def _nibbles(codes: Sequence[int]) -> bytes:
     return bytes(low | high << 4 for low, high in zip(codes[:16], codes[16:], strict=True))
 
 
+def _five_bits(codes: Sequence[int]) -> bytes:
+    high = sum((code >> 4) << i for i, code in enumerate(codes))
+    return struct.pack("<I", high) + _nibbles([code & 15 for code in codes])
+
+
+def draw_k_block(rng: random.Random, bits: int) -> tuple[bytes, list[float]]:
+    """A random block of Q4_K or Q5_K, and the 256 weights it stands for.
+
+    Eight groups of 32 with scales and minima of 6 bits, which two float16 multiply.
+    """
+    step, least = half(rng.uniform(1e-4, 1e-3)), half(rng.uniform(1e-4, 1e-3))
+    scales, minima = ([rng.randrange(64) for _ in range(8)] for _ in range(2))
+    groups = [[rng.randrange(1 << bits) for _ in range(GROUP)] for _ in range(8)]
+    data = struct.pack("<ee", step, least)
+    for six in (scales, minima):  # of the last four, the upper two bits lie over the first four
+        data += bytes(first | last >> 4 << 6 for first, last in zip(six[:4], six[4:], strict=True))
+    lower = zip(scales[4:], minima[4:], strict=True)
+    data += bytes(scale & 15 | (minimum & 15) << 4 for scale, minimum in lower)
+    if bits == 5:  # the fifth bits of weight i of all groups are byte i
+        columns = zip(*groups, strict=True)
+        data += bytes(sum((code >> 4) << g for g, code in enumerate(c)) for c in columns)
+    for low, high in zip(groups[::2], groups[1::2], strict=True):
+        data += bytes(a & 15 | (b & 15) << 4 for a, b in zip(low, high, strict=True))
+    rows = zip(scales, minima, groups, strict=True)
+    return data, [step * s * code - least * m for s, m, codes in rows for code in codes]
+
+
 @dataclass(frozen=True)
+class Raw:
+    """Any tensor, by its type's number and its bytes."""
+
+    number: int
+    shape: tuple[int, ...]
+    payload: bytes
+
+    @property
+    def kind(self) -> Raw:
+        return self
+
+    def data(self) -> bytes:
+        return self.payload
+
+
+@dataclass(frozen=True, eq=False)
 class Tensor:
     """A matrix of blocks, row by row, or (``kind`` F32) a vector of numbers."""
 
@@ -105,6 +179,10 @@ class Tensor:
         return (len(self.rows), len(self.rows[0]) * GROUP)
 
     def data(self) -> bytes:
+        return self._data
+
+    @cached_property
+    def _data(self) -> bytes:
         if self.kind is F32:
             return struct.pack(f"<{len(self.numbers)}f", *self.numbers)
         return b"".join(self.kind.pack(block) for row in self.rows for block in row)
@@ -124,6 +202,7 @@ def vector(numbers: Sequence[float]) -> Tensor:
     return Tensor(F32, [], tuple(numbers))
 
 
+@cache
 def interleave(tensor: Tensor, heads: int) -> Tensor:
     """Rows as llama.cpp stores q and k: in each head, rows of both halves in turn."""
     size = len(tensor.rows) // heads
@@ -135,12 +214,14 @@ def interleave(tensor: Tensor, heads: int) -> Tensor:
     return Tensor(tensor.kind, rows)
 
 
-def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+def write_gguf(
+    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor | Raw]
+) -> Path:
     """A GGUF file of version 3.
 
     Args:
         path: where to.
-        metadata: str, bool, int (unsigned 32-bit), float (32-bit), and lists of str or int.
+        metadata: str, bool, int (unsigned 32-bit), float (32-bit), and lists of str, int or float.
         tensors: by their names in the file.
     """
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata))
@@ -164,9 +245,12 @@ def _text(value: str) -> bytes:
 
 def _typed(value: Any) -> bytes:
     if isinstance(value, list):
-        kind, items = (8, [_text(item) for item in value]) if isinstance(value[0], str) else (
-            5, [struct.pack("<i", item) for item in value]
-        )  # fmt: skip
+        first = value[0] if value else 0
+        if isinstance(first, str):
+            kind, items = 8, [_text(item) for item in value]
+        else:
+            kind, code = (6, "<f") if isinstance(first, float) else (5, "<i")
+            items = [struct.pack(code, item) for item in value]
         return struct.pack("<IIQ", 9, kind, len(value)) + b"".join(items)
     if isinstance(value, str):
         return struct.pack("<I", 8) + _text(value)
@@ -225,6 +309,11 @@ def tiny_metadata() -> dict[str, Any]:
 
 def tiny_tensors(seed: int = 0) -> dict[str, Tensor]:
     """Random tensors for ``tiny_metadata``, by our names, q and k not yet interleaved."""
+    return dict(_tiny_tensors(seed))
+
+
+@cache
+def _tiny_tensors(seed: int) -> dict[str, Tensor]:
     rng = random.Random(seed)
     vocab = len(tiny_metadata()["tokenizer.ggml.tokens"])
 
