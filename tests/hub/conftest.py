@@ -1,4 +1,4 @@
-"""A pip that knows only what a test gives it."""
+"""A pip that knows only what a test gives it, and a hub on this machine."""
 
 import os
 import subprocess
@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.hub.fake_hub import FakeHub
+from tests.hub.tiny_repo import FILES, own_settings, running_hub
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +75,20 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nobody's token and nobody's cache of the Hugging Face Hub."""
+    with own_settings(tmp_path, monkeypatch):
+        yield
+
+
+@pytest.fixture
+def hub(settings: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub that is well and holds one model."""
+    with running_hub(FILES, monkeypatch) as running:
+        yield running
 
 
 INDEX = Path(__file__).with_name("small_index.py")
