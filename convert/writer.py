@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import StorageError
 from mobilellm_mlx.hub import sha256
 from mobilellm_mlx.paths import MANIFEST
@@ -37,6 +37,73 @@ def exclusive(parent: Path) -> Iterator[None]:
         for left in parent.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
+
+
+def require_absent(target: Path, force: bool, source: Path | None = None) -> None:
+    """Say early that ``target`` cannot be written.
+
+    Args:
+        target: where a model directory shall be.
+        force: replace one that is there; anything else is never removed.
+        source: what is read; it must not be what is replaced.
+
+    Raises:
+        StorageError: when something is in the way.
+    """
+    if source is not None and source.resolve().is_relative_to(target.resolve()):
+        raise StorageError(
+            f"`{target}` is where the source lies", "name another directory for the result"
+        )
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_dir() and not target.is_symlink():
+        if not any(target.iterdir()):
+            return
+        if (target / MANIFEST).is_file():
+            if force:
+                return
+            raise StorageError(
+                f"`{target}` is there already", "replace it with `--force`, or name another"
+            )
+    raise StorageError(
+        f"`{target}` is there already and is no model directory of ours, so it is not replaced",
+        "name another directory for the result",
+    )
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A scratch directory beside ``target``; always removed. What killed runs left is swept up.
+
+    Each scratch directory is locked while its process lives, so that two conversions to one target
+    do not sweep up each other.
+
+    Raises:
+        StorageError: when the parent of ``target`` cannot be written.
+    """
+    parent, prefix = target.resolve().parent, f".{target.name}{_PARTIAL}"
+    with _storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f"{glob.escape(prefix)}*"):
+            with suppress(OSError), _locked(left):
+                shutil.rmtree(left, ignore_errors=True)
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            with _locked(path):
+                yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a directory's lock; an OSError when another process does."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -66,30 +133,19 @@ def publish(directory: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     for path in directory.iterdir():  # on the disk before the name is
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    if target.exists():
-        shutil.rmtree(target)
     directory.chmod(0o755)
-    directory.rename(target)
+    if target.exists():  # out of the way by a rename: at every moment one of the two is whole
+        old = directory.with_name(f"{directory.name}-old")
+        target.rename(old)
+        directory.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        directory.rename(target)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON file for people as much as for programs."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_weights(path: Path, tensors: Mapping[str, mx.array]) -> None:
-    """One safetensors file, marked as MLX's layout.
-
-    Raises:
-        StorageError: when it cannot be written; MLX does not say why.
-    """
-    try:
-        mx.save_safetensors(str(path), dict(tensors), metadata={"format": "mlx"})
-    except RuntimeError as error:
-        raise StorageError(
-            f"`{path.name}` cannot be written: {error}",
-            "free some space, or point MOBILELLM_HOME to another disk",
-        ) from error
 
 
 @contextmanager

@@ -131,10 +131,71 @@ class GenerationSummary(Summary):
     """Sampling options in force, the seed included, so that the answer can be made again."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConvertSummary(Summary):
+    """The end of a conversion. Quality is None when it was not measured."""
+
+    job: str = "convert"
+    path: str = ""
+    family: str = ""
+    parameters: int = 0
+    source_format: str = ""
+    source_bytes: int = 0
+    bytes: int = 0
+    """Of the weights as written."""
+    bits_per_weight: float = 0.0
+    """Mean of all weights, scales and unpacked ones included."""
+    licence: str | None = None
+    chat: bool = False
+    """Whether there is a chat template; without one the model continues text."""
+    nonfinite: int = 0
+    """Weights that are NaN or infinite."""
+    relative_error: float | None = None
+    """Of all packed weights together: the norm of what changed over the norm."""
+    mean_kl: float | None = None
+    """Mean KL divergence of the next token's distribution from the 16-bit weights', in nats."""
+    top1_agreement: float | None = None
+    """Share of positions at which the likeliest next token is the same."""
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
+    """Of the 16-bit weights on the same text."""
+    verified_tokens: int = 0
+    convert_s: float = 0.0
+    """Reading, packing and writing."""
+    verify_s: float = 0.0
+    convert_peak_memory_bytes: int = 0
+    """Most the process held until all was written."""
+    peak_memory_bytes: int = 0
+    """The same with verification."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSummary(Summary):
+    """The end of an export."""
+
+    job: str = "export"
+    path: str = ""
+    """The file or directory that was written."""
+    format: str = ""
+    type: str = ""
+    """Of most matrices, such as ``f16`` or ``q4_1``."""
+    bytes: int = 0
+    """Of the file, or of all files of the directory."""
+    tensors: int = 0
+    lossless: bool = True
+    """Whether every value is the model's own."""
+    rounded: int = 0
+    """Tensors with a value that is not."""
+
+
 _EVENTS: dict[str, type[Event]] = {
     kind.name: kind for kind in (Progress, Notice, ModelLoaded, PrefillProgress, TextDelta, Summary)
 }
-_SUMMARIES: dict[str, type[Summary]] = {"generate": GenerationSummary}
+_SUMMARIES: dict[str, type[Summary]] = {
+    "generate": GenerationSummary,
+    "convert": ConvertSummary,
+    "export": ExportSummary,
+}
 
 
 def from_dict(values: dict[str, Any]) -> Event:

@@ -280,7 +280,17 @@ def _load_words(
     return tokenizer, template, frozenset() if end is None else frozenset({end})
 
 
-def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTemplate | None:
+def load_template_source(directory: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """The chat template of a model directory as text; None where it has none.
+
+    Args:
+        directory: may hold ``chat_template.jinja``, which comes first.
+        tokenizer_config: its ``tokenizer_config.json``; of several templates there the one that is
+            named ``default`` counts.
+
+    Raises:
+        TemplateError: when the file cannot be read or is not UTF-8.
+    """
     source = tokenizer_config.get("chat_template")
     if (path := directory / "chat_template.jinja").is_file():
         try:
@@ -290,7 +300,12 @@ def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTem
     if isinstance(source, list):  # several by name, in files of some years ago
         named = {e.get("name"): e.get("template") for e in source if isinstance(e, dict)}
         source = named.get("default")
-    if not isinstance(source, str) or not source.strip():
+    return source if isinstance(source, str) and source.strip() else None
+
+
+def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTemplate | None:
+    source = load_template_source(directory, tokenizer_config)
+    if source is None:
         return None
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     found = {name: token_name(tokenizer_config.get(name)) for name in names}

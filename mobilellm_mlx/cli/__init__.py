@@ -20,6 +20,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "chat": ("mobilellm_mlx.cli.chat:chat", "Chat in the terminal (what no verb at all means)."),
     "generate": ("mobilellm_mlx.cli.generate:generate", "Answer one prompt and exit."),
     "models": ("mobilellm_mlx.cli.models:models", "List, fetch, show and remove models."),
+    "convert": ("mobilellm_mlx.cli.convert:convert", "Turn a checkpoint into a 4-bit model."),
+    "export": ("mobilellm_mlx.cli.export:export", "Write a model for llama.cpp or Hugging Face."),
     "doctor": ("mobilellm_mlx.cli.doctor:doctor", "Check this machine and this installation."),
 }
 """Verb to where it lives and its line in the help."""

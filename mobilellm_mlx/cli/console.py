@@ -9,51 +9,73 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import click
 
-from mobilellm_mlx.cli.errors import exit_code, explain
+from mobilellm_mlx.cli.errors import exit_code, explain, printable
 from mobilellm_mlx.errors import format_bytes
-from mobilellm_mlx.events import Event, GenerationSummary, Progress, Status, Summary
+from mobilellm_mlx.events import Event, GenerationSummary, Notice, Progress, Status, Summary
 
 EXIT_CODES: dict[Status, int] = {"ok": 0, "error": 1, "cancelled": 130}
 """What to leave with after a job, by the status of its summary."""
 
 
-def show_progress(events: Iterable[Event]) -> None:
-    """A bar for each task on stderr; plain lines when nobody is watching it live."""
+def show_progress(events: Iterable[Event]) -> Summary | None:
+    """A bar for each task and every notice on stderr; the summary, if there was one.
+
+    Plain lines when nobody is watching live.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        _progress_lines(events)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        return _progress_lines(events)
+    summary = None
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
     with Bars(*columns, TimeRemainingColumn(compact=True), console=console) as bars:
-        tasks: dict[str, object] = {}
+        tasks: dict[str, Any] = {}
         for event in events:
-            if not isinstance(event, Progress):
-                continue
-            if event.task not in tasks:
-                tasks[event.task] = bars.add_task(event.task, total=event.total)
-            if event.unit == "bytes":
-                bars.update(tasks[event.task], completed=event.done, total=event.total)  # type: ignore[arg-type]
-            else:  # counted too coarsely for a bar: it only shows that something goes on
-                total = event.total and 1
-                bars.update(tasks[event.task], completed=total or 0, total=total)  # type: ignore[arg-type]
+            if isinstance(event, Notice):
+                bars.console.print(f"note: {printable(event.text)}", markup=False, highlight=False)
+            elif isinstance(event, Summary):
+                summary = event
+            elif isinstance(event, Progress):
+                if event.task not in tasks:
+                    tasks[event.task] = bars.add_task(printable(event.task), amount="")
+                bars.update(
+                    tasks[event.task],
+                    completed=event.done,
+                    total=event.total,
+                    amount=_amount(event),
+                )
+    return summary
 
 
-def _progress_lines(events: Iterable[Event]) -> None:
-    task = None
+def _amount(event: Progress) -> str:
+    if event.unit == "bytes":
+        total = f" of {format_bytes(event.total)}" if event.total else ""
+        return f"{format_bytes(event.done)}{total}"
+    total = f" of {event.total:,.0f}" if event.total else ""
+    return f"{event.done:,.0f}{total} {event.unit}"
+
+
+def _progress_lines(events: Iterable[Event]) -> Summary | None:
+    task = summary = None
     for event in events:
         if isinstance(event, Progress) and event.task != task:
             task = event.task
             size = (
                 f" ({format_bytes(event.total)})" if event.total and event.unit == "bytes" else ""
             )
-            click.echo(f"{task}{size}", err=True)
+            click.echo(f"{printable(task)}{size}", err=True)
+        elif isinstance(event, Notice):
+            click.echo(f"note: {printable(event.text)}", err=True)
+        elif isinstance(event, Summary):
+            summary = event
+    return summary
 
 
 def print_json(events: Iterable[Event], job: str) -> int:

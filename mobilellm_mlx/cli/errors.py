@@ -48,12 +48,12 @@ def explain(error: Exception) -> MobileLLMError:
     )
 
 
-def print_error(message: str, hint: str | None) -> None:
-    """``error:`` and ``hint:`` lines on stderr.
+def printable(text: str) -> str:
+    """``text`` without what could steer a terminal: names from foreign files may be in it."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
-    Names from foreign files may be in them, so nothing that could steer a terminal is printed.
-    """
-    lines = [f"error: {message}", *([f"hint: {hint}"] if hint else [])]
-    for line in lines:
-        plain = "".join(char if char.isprintable() else "\ufffd" for char in line)
-        sys.stderr.write(f"{plain}\n")
+
+def print_error(message: str, hint: str | None) -> None:
+    """``error:`` and ``hint:`` lines on stderr."""
+    for line in [f"error: {message}", *([f"hint: {hint}"] if hint else [])]:
+        sys.stderr.write(f"{printable(line)}\n")

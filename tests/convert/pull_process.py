@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from convert import pull, writer
+from convert import pull
+from convert.safetensors_out import SafetensorsWriter
+from mobilellm_mlx.backend import mx
 from mobilellm_mlx.catalogue import CatalogueModel, PackageFile
 from mobilellm_mlx.events import Event, Progress
 
@@ -55,15 +57,15 @@ def main() -> None:
     gguf, log = Path(sys.argv[1]), Path(sys.argv[2])
     stage, go = (sys.argv[3], Path(sys.argv[4])) if len(sys.argv) > 3 else ("", Path())
     if stage == "write":
-        write_weights = writer.write_weights
+        write = SafetensorsWriter.write
 
-        def write_half(path: Path, tensors: object) -> None:
-            path.write_bytes(b"half")
-            print("writing", flush=True)
-            wait_for(go)
-            write_weights(path, tensors)  # type: ignore[arg-type]
+        def write_slowly(self: SafetensorsWriter, name: str, array: mx.array) -> None:
+            if not go.exists():
+                print("writing", flush=True)
+                wait_for(go)
+            write(self, name, array)
 
-        writer.write_weights = write_half
+        SafetensorsWriter.write = write_slowly  # type: ignore[method-assign]
     for event in pull.pull(MODEL, fetch_from(gguf, log, go if stage == "fetch" else None)):
         print(event.to_json(), flush=True)
 

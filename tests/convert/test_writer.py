@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from convert import writer
-from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import StorageError
 from mobilellm_mlx.hub import sha256
 from mobilellm_mlx.paths import MANIFEST
@@ -149,19 +148,6 @@ def test_a_file_in_the_place_of_the_cache_is_explained(tmp_path, place) -> None:
         writer.exclusive(tmp_path / place),
     ):
         pytest.fail("it was let in")
-
-
-def test_weights_that_cannot_be_written_are_explained(tmp_path) -> None:
-    # MLX says only "Unable to write ..." for a full disk; a directory in the way fails alike.
-    (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(StorageError, match=r"`model\.safetensors` cannot be written"):
-        writer.write_weights(tmp_path / "model.safetensors", {"a": mx.zeros(3)})
-
-
-def test_weights_say_that_they_are_in_mlx_s_layout(tmp_path) -> None:
-    writer.write_weights(tmp_path / "model.safetensors", {"a": mx.arange(3)})
-    arrays, metadata = mx.load(str(tmp_path / "model.safetensors"), return_metadata=True)
-    assert arrays["a"].tolist() == [0, 1, 2] and metadata == {"format": "mlx"}
 
 
 def test_json_is_written_for_people(tmp_path) -> None:

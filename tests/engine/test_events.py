@@ -10,7 +10,9 @@ import pytest
 
 from mobilellm_mlx import events
 from mobilellm_mlx.events import (
+    ConvertSummary,
     Event,
+    ExportSummary,
     GenerationSummary,
     ModelLoaded,
     Notice,
@@ -42,6 +44,8 @@ SAMPLES: list[Event] = [
         prompt_tokens=7,
         options={"seed": 2**64 - 1, "stop": ["a"], "temperature": 0.5, "max_tokens": None},
     ),
+    ConvertSummary(path="m", parameters=7, bits_per_weight=4.5, mean_kl=0.25),
+    ExportSummary(path="m.gguf", format="gguf", type="q4_1", tensors=2, lossless=False, rounded=1),
 ]
 
 
@@ -60,7 +64,7 @@ def concrete_events() -> set[type]:
 
 def test_the_samples_have_every_kind_of_event() -> None:
     assert {type(sample) for sample in SAMPLES} == concrete_events()
-    assert len(concrete_events()) == 7
+    assert len(concrete_events()) == 9
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
@@ -90,6 +94,8 @@ def test_a_real_summary_comes_back_as_it_was(tiny_dir: Path) -> None:
 
 def test_the_job_of_a_summary_decides_its_kind() -> None:
     assert type(from_dict({"event": "summary", "job": "generate"})) is GenerationSummary
+    assert type(from_dict({"event": "summary", "job": "convert"})) is ConvertSummary
+    assert type(from_dict({"event": "summary", "job": "export"})) is ExportSummary
     assert type(from_dict({"event": "summary", "job": "pull"})) is Summary
 
 

@@ -1,5 +1,6 @@
 """The quantization table of a config.json, and tensors against it."""
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 import pytest
@@ -198,3 +199,103 @@ def test_a_network_that_cannot_be_packed_so_is_refused(form: Literal["packed", "
     config = build_config({**LLAMA, "hidden_size": 24, "head_dim": 8})
     with pytest.raises(WeightsError):
         mx.eval(build_model(config, packed_tensors(), TABLE, form).parameters())
+
+
+# The modes of few-bit floats
+
+FLOATS = {"mxfp4": Packing(32, 4, "mxfp4"), "mxfp8": Packing(32, 8, "mxfp8"),
+          "nvfp4": Packing(16, 4, "nvfp4")}  # fmt: skip
+FORMATS = {name: QuantizationTable(packing, {}) for name, packing in FLOATS.items()}
+
+
+def float_tensors(mode: str, dtype: mx.Dtype = mx.float32) -> dict[str, mx.array]:
+    """A network's tensors, every matrix packed in ``mode``."""
+    model = make_model(LLAMA)
+    model.set_dtype(dtype)
+    packing = FLOATS[mode]
+    nn.quantize(model, group_size=packing.group_size, bits=packing.bits, mode=mode)
+    return dict(tree_flatten(model.parameters()))
+
+
+@pytest.mark.parametrize("mode", FLOATS)
+def test_a_table_can_name_another_mode_for_all_or_for_one(mode: str) -> None:
+    entry = asdict(FLOATS[mode])
+    table = read_quantization({"quantization": entry})
+    assert table is not None and table.packing("any") == FLOATS[mode]
+    table = read_quantization({"quantization": {**FOUR, "m": entry}})
+    assert table is not None
+    assert (table.packing("m"), table.packing("n")) == (FLOATS[mode], Packing(32, 4))
+
+
+@pytest.mark.parametrize("mode", FLOATS)
+def test_unpacking_floats_gives_what_mlx_unpacks(mode: str) -> None:
+    tensors, table = float_tensors(mode), FORMATS[mode]
+    unpacked = unpack_tensors(tensors, table, mx.float32)
+    assert not any(name.endswith((".scales", ".biases")) for name in unpacked)
+    packing = asdict(FLOATS[mode])
+    wanted = mx.dequantize(
+        tensors[f"{UP}.weight"], tensors[f"{UP}.scales"], **packing, dtype=mx.float32
+    )
+    assert_close(unpacked[f"{UP}.weight"], wanted, 0, mode)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mode", FLOATS)
+def test_both_forms_of_packed_floats_give_the_same_logits(
+    mode: str, form: Literal["packed", "dense"]
+) -> None:
+    tensors = float_tensors(mode)
+    plain = unpack_tensors(tensors, FORMATS[mode], mx.float32)
+    wanted = build_model(build_config(LLAMA), plain, None, "packed")(IDS)
+    model = build_model(build_config(LLAMA), tensors, FORMATS[mode], form)
+    assert_close(model(IDS), wanted, FP32_REORDERED, f"{mode}, {form}")
+    packed = any(isinstance(module, nn.QuantizedLinear) for module in model.modules())
+    assert packed == (form == "packed")
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("mode", FLOATS)
+def test_activations_take_the_type_of_the_norms_where_scales_are_bytes(
+    mode: str, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "backend", lambda: BACKENDS["metal"])
+    tensors = float_tensors(mode, dtype)
+    assert loading.activation_dtype(tensors) == dtype
+    model = build_model(build_config(LLAMA), tensors, FORMATS[mode], "packed")
+    assert model.dtype == dtype and model.hidden(IDS).dtype == dtype
+    assert model(IDS).dtype == dtype
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {f"{UP}.biases": mx.zeros((64, 1))},
+        {f"{UP}.scales": mx.ones((64, 1))},
+        {f"{UP}.scales": mx.ones((64, 2), mx.uint8)},
+        {f"{UP}.scales": None},
+        {f"{UP}.weight": mx.zeros((64, 4), mx.int32)},
+    ],
+    ids=lambda change: " ".join(change),
+)
+def test_badly_packed_floats_are_refused_while_loading(
+    change: dict[str, mx.array | None], form: Literal["packed", "dense"]
+) -> None:
+    changed = {**float_tensors("mxfp4"), **change}
+    tensors = {name: array for name, array in changed.items() if array is not None}
+    with pytest.raises(WeightsError):
+        mx.eval(build_model(build_config(LLAMA), tensors, FORMATS["mxfp4"], form).parameters())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("pair", [("mxfp4", "mxfp8"), ("mxfp4", "nvfp4"), ("nvfp4", "mxfp4")])
+def test_floats_of_another_mode_than_the_table_s_are_refused(
+    pair: tuple[str, str], form: Literal["packed", "dense"]
+) -> None:
+    stored, said = pair
+    with pytest.raises(WeightsError):
+        mx.eval(
+            build_model(
+                build_config(LLAMA), float_tensors(stored), FORMATS[said], form
+            ).parameters()
+        )

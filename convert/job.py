@@ -1,0 +1,357 @@
+"""The conversion: a checkpoint in, a verified model directory out."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from mobilellm_mlx import __version__
+from mobilellm_mlx.backend import allocation_errors, mx
+from mobilellm_mlx.errors import ConvertError
+from mobilellm_mlx.events import ConvertSummary, Event, Notice, Progress
+from mobilellm_mlx.hub import require_free_space, sha256
+from mobilellm_mlx.loading import read_json
+from mobilellm_mlx.tokenizer import load_tokenizer
+
+from . import calibration, report, writer
+from .background import Report, iter_progress
+from .licence import Licence
+from .plan import ConvertOptions, Plan, TensorPlan, make_plan
+from .readers.open import open_directory
+from .readers.packed import packed_reader
+from .readers.tensors import PackedTensor, Tensor
+from .safetensors_out import DTYPES
+from .shards import write_shards
+from .source import Source, open_source
+from .target import generation_config, target_config
+from .transform import Error, count_nonfinite, dense, measure, transform
+from .verify import WINDOW, Quality, budget, compare
+
+__all__ = ["ConvertOptions", "convert"]
+
+_CACHE_BYTES = 64_000_000
+"""What MLX may keep of freed buffers: tensors differ in size, so little of it is used again."""
+
+
+@dataclass
+class Measured:
+    """What a conversion found out, for the report."""
+
+    errors: dict[str, Error] = field(default_factory=dict)
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    quality: Quality | None = None
+    convert_s: float = 0.0
+    verify_s: float = 0.0
+    convert_peak_memory_bytes: int = 0
+
+    def relative_error(self) -> float | None:
+        """Of all packed weights together."""
+        if not self.errors:
+            return None
+        total = Error(
+            sum(error.difference for error in self.errors.values()),
+            sum(error.original for error in self.errors.values()),
+        )
+        return total.relative if isfinite(total.relative) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a checkpoint came from, when that is more than a path."""
+
+    name: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of source files that were verified already, by their names."""
+    weights: tuple[str, ...] = ()
+    """The weight files that are meant, when others may lie beside them."""
+
+
+def convert(
+    path: Path,
+    target: Path,
+    options: ConvertOptions | None = None,
+    *,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    text: Path | None = None,
+    origin: Origin | None = None,
+) -> Iterator[Event]:
+    """Convert a checkpoint into a model directory that appears whole or not at all.
+
+    Args:
+        path: a checkpoint's directory or weight file.
+        target: the directory to make.
+        options: how to pack and what to check.
+        config: a ``config.json`` elsewhere than beside the weights.
+        tokenizer: a directory with the tokenizer, when the source has none.
+        text: a UTF-8 text to calibrate and measure with, in place of the built-in ones.
+        origin: where the source came from; None is the path.
+
+    Yields:
+        ``Progress`` in bytes and blocks, ``Notice``, and a ``ConvertSummary`` at the end.
+
+    Raises:
+        MobileLLMError: one of its kinds; nothing is left behind.
+    """
+    started = time.perf_counter()
+    options = options or ConvertOptions()
+    writer.require_absent(target, options.force, path)
+    origin = origin or Origin(path.resolve().name)
+    source = open_source(path, config, origin.weights)
+    plan = make_plan(source, options)
+    job = Conversion(source, plan, options, origin, tokenizer, text)
+    with writer.staging(target) as directory:
+        require_free_space(directory, int(plan.nbytes * 1.01) + 10_000_000)
+        yield from job.run(directory)
+        writer.require_absent(target, options.force, path)  # hours may have passed
+        writer.publish(directory, target, job.manifest(target.name))
+    yield job.summary(target, time.perf_counter() - started)
+
+
+class Conversion:
+    """One checkpoint on its way into one directory."""
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        options: ConvertOptions,
+        origin: Origin,
+        tokenizer: Path | None = None,
+        text: Path | None = None,
+    ):
+        self.source, self.plan, self.options, self.origin = source, plan, options, origin
+        self.tokenizer, self.text = tokenizer, text
+        self.licence: Licence = source.licence()
+        self.measured = Measured()
+        self.notices: list[str] = []
+        self.chat = False
+        self._packed: dict[str, Tensor] = {}
+        self._rounded = False
+
+    def run(self, directory: Path) -> Iterator[Event]:
+        """Fill ``directory`` with everything but its manifest."""
+        yield from self._notices()
+        raw = target_config(
+            self.source.config, self.source.raw, self.plan.dtype, self.plan.quantization()
+        )
+        # The words first: they take no time, and a checkpoint without a tokenizer is said early.
+        for notice in self.source.write_tokenizer(directory, self.tokenizer):
+            yield self._notice(notice)
+        words = read_json(directory / "tokenizer_config.json", missing={})
+        self.chat = "chat_template" in words or (directory / "chat_template.jinja").is_file()
+        writer.write_json(directory / "config.json", raw)
+        generation = self.source.generation()
+        writer.write_json(
+            directory / "generation_config.json", generation_config(self.source.raw, generation)
+        )
+        with _hashing(self.source, self.origin.digests) as digests, _small_cache():
+            if self.options.method != "round":
+                yield from self._learn(directory)
+            yield from self._write(directory)
+            yield from self._verify(directory, raw)
+        self.measured.digests = digests
+        self._write_papers(directory)
+
+    def _notices(self) -> Iterator[Event]:
+        for text in [*self.source.notices, *self.plan.notices()]:
+            yield self._notice(text)
+
+    def _notice(self, text: str) -> Notice:
+        self.notices.append(text)
+        return Notice(text)
+
+    def _write(self, directory: Path) -> Iterator[Event]:
+        started, verified = time.perf_counter(), self.measured.verify_s
+        total = sum(tensor.source_bytes for tensor in self.plan.tensors)
+        done = 0
+        yield Progress("converting", 0, total)
+        with allocation_errors("converting"):
+            for tensor in write_shards(directory, self.plan.tensors, self._values()):
+                done += tensor.source_bytes
+                yield Progress("converting", done, total)
+        elapsed = time.perf_counter() - started
+        self.measured.convert_s = elapsed - (self.measured.verify_s - verified)
+        self.measured.convert_peak_memory_bytes = peak_memory_bytes()
+        for name, count in self.measured.nonfinite.items():
+            yield self._notice(f"tensor `{name}` holds {count:,} NaN or infinite values")
+
+    def _values(self) -> Iterator[tuple[TensorPlan, Tensor]]:
+        if self.options.method != "round":
+            yield from self._learned()
+            return
+        for tensor in self.plan.tensors:
+            before = self.source.read(tensor.name)
+            after = transform(tensor, before)
+            self._look(tensor, before, after)
+            yield tensor, after
+
+    def _learned(self) -> Iterator[tuple[TensorPlan, Tensor]]:
+        """The whole model at once, because these methods watch it compute."""
+        for tensor in self.plan.tensors:
+            after = self._packed.pop(tensor.name)
+            self._look(tensor, self.source.read(tensor.name), after)
+            yield tensor, after
+
+    def _look(self, tensor: TensorPlan, before: Tensor, after: Tensor) -> None:
+        """Count what is not finite; measure what packing costs."""
+        if count := count_nonfinite(before):
+            self.measured.nonfinite[tensor.name] = count
+        if isinstance(after, PackedTensor) and after is not before:
+            self._rounded = True
+        if self.options.verify and isinstance(after, PackedTensor) and after is not before:
+            started = time.perf_counter()
+            self.measured.errors[tensor.name] = measure(before, after)
+            self.measured.verify_s += time.perf_counter() - started
+
+    def _learn(self, directory: Path) -> Iterator[Event]:
+        """Pack by a method that watches the model compute; it holds the whole of it."""
+        from .learned import quantize_learned
+
+        windows = self._windows(directory, calibration.calibration_text, 4)
+        dtype = DTYPES[self.plan.dtype]
+        tensors = {name: dense(self.source.read(name)).astype(dtype) for name in self.source.shapes}
+        mx.eval(tensors)
+        packings = {tensor.module: tensor.packing for tensor in self.plan.tensors}
+        config, method = self.source.config, self.options.method
+
+        def work(report: Report) -> dict[str, Tensor]:
+            return quantize_learned(method, config, tensors, packings, windows, progress=report)
+
+        for step in iter_progress(work):
+            if isinstance(step, Progress):
+                yield step
+            else:
+                self._packed = step
+
+    def _verify(self, directory: Path, raw: Mapping[str, Any]) -> Iterator[Event]:
+        if not (self.options.verify and self._rounded):
+            return
+        started = time.perf_counter()
+        windows = self._windows(directory, calibration.held_out_text)
+        written = packed_reader(open_directory(directory), raw)
+        dtype = DTYPES[self.plan.dtype]
+
+        def converted(name: str) -> mx.array:
+            return dense(written.read(name))
+
+        def reference(name: str) -> mx.array:
+            value = self.source.read(name)
+            return dense(value if isinstance(value, PackedTensor) else value.astype(dtype))
+
+        with allocation_errors("verifying"):
+            for step in compare(self.source.config, reference, converted, windows):
+                if isinstance(step, Quality):
+                    self.measured.quality = step
+                else:
+                    yield Progress("verifying", *step, "steps")
+        self.measured.verify_s += time.perf_counter() - started
+
+    def _windows(
+        self, directory: Path, built_in: Callable[[], str], times: int = 1
+    ) -> list[list[int]]:
+        """The text to compute with, as windows of tokens; ``times`` as much as verifying takes."""
+        config = self.source.config
+        words = load_tokenizer(directory, read_json(directory / "tokenizer_config.json"))
+        text = built_in() if self.text is None else calibration.calibration_text(self.text)
+        tokens = words.encode(text)[: times * budget(config.parameter_count())]
+        if tokens and max(tokens) >= config.vocab_size:
+            raise ConvertError(
+                f"the tokenizer has token {max(tokens):,}, the model only {config.vocab_size:,}",
+                "the source mixes files of different models",
+            )
+        length = min(WINDOW, config.max_position_embeddings)
+        return calibration.samples(tokens, length, prefix=words.prefix)
+
+    def _write_papers(self, directory: Path) -> None:
+        """Licence, proof and model card."""
+        for path in self.licence.files:
+            (directory / path.name).write_bytes(path.read_bytes())
+        proof = report.proof(self)
+        writer.write_json(directory / "conversion.json", proof)
+        (directory / "README.md").write_text(report.card(proof), encoding="utf-8")
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """Where the directory came from, for `doctor` and for loading it."""
+        return {
+            "format": 1,
+            "name": name,
+            "licence": self.licence.name,
+            "family": self.source.config.family,
+            "made_by": f"mobilellm-mlx {__version__}",
+            "source": {"name": self.origin.name, **self.origin.details},
+        }
+
+    def summary(self, target: Path, elapsed_s: float) -> ConvertSummary:
+        """What the job says at its end."""
+        measured = self.measured
+        quality: dict[str, Any] = asdict(measured.quality) if measured.quality else {}
+        return ConvertSummary(
+            elapsed_s=elapsed_s,
+            path=str(target),
+            family=self.source.config.family,
+            parameters=self.source.config.parameter_count(),
+            source_format=self.source.reader.format,
+            source_bytes=sum(path.stat().st_size for path in self.source.reader.files),
+            bytes=self.plan.nbytes,
+            bits_per_weight=self.plan.bits_per_weight,
+            licence=self.licence.name,
+            chat=self.chat,
+            nonfinite=sum(measured.nonfinite.values()),
+            relative_error=measured.relative_error(),
+            verified_tokens=quality.pop("tokens", 0),
+            **quality,
+            convert_s=measured.convert_s,
+            verify_s=measured.verify_s,
+            convert_peak_memory_bytes=measured.convert_peak_memory_bytes,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process ever held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def _hashing(source: Source, known: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """SHA-256 of the source's files, computed beside the work that goes on; complete at the end."""
+    digests: dict[str, str] = {}
+    stopped = threading.Event()
+
+    def run() -> None:
+        for path in source.reader.files:
+            if path.name in known:
+                digests[path.name] = known[path.name]
+            elif not stopped.is_set():
+                with suppress(OSError):  # it is being read elsewhere, which says what is wrong
+                    digests[path.name] = sha256(path)
+
+    thread = threading.Thread(target=run, name="hash", daemon=True)
+    thread.start()
+    try:
+        yield digests
+    except BaseException:
+        stopped.set()
+        raise
+    thread.join()
+
+
+@contextmanager
+def _small_cache() -> Iterator[None]:
+    before = mx.set_cache_limit(_CACHE_BYTES)
+    try:
+        yield
+    finally:
+        mx.set_cache_limit(before)

@@ -1,0 +1,89 @@
+"""The configuration that is written: ours to the letter, and stock mlx-lm's wherever it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mobilellm_mlx.errors import ConvertError
+from mobilellm_mlx.models import ModelConfig, build_config
+
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+
+
+def target_config(
+    config: ModelConfig,
+    raw: Mapping[str, Any],
+    dtype: str,
+    quantization: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The ``config.json`` of a converted model.
+
+    MobileLLM v1 without shared blocks is a Llama with shared embeddings, and says so: then every
+    program that knows Llama can run it. With shared blocks no other program would run it right, so
+    it keeps a name that they refuse.
+
+    Args:
+        config: of the network.
+        raw: the source's configuration, for the ids of special tokens.
+        dtype: stored type, ``F16`` and its like.
+        quantization: mlx-lm's table, None when nothing is packed.
+
+    Raises:
+        ConvertError: when it would not describe the same network.
+    """
+    layer = config.layers[0]
+    shared = layer.runs > 1
+    written: dict[str, Any] = {
+        "architectures": ["MobileLLMForCausalLM" if shared else "LlamaForCausalLM"],
+        "model_type": "mobilellm" if shared else "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": len(config.layers),
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": layer.rope.theta,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "torch_dtype": _DTYPES[dtype],
+        **token_ids(raw),
+    }
+    if shared:
+        written |= {"share_embedding": config.tie_word_embeddings, "layer_sharing": True}
+    if quantization:
+        written["quantization"] = written["quantization_config"] = dict(quantization)
+    _check_same(config, written)
+    return written
+
+
+def _check_same(config: ModelConfig, written: Mapping[str, Any]) -> None:
+    from dataclasses import replace
+
+    again = build_config(written)
+    if replace(again, family=config.family) != config:
+        raise ConvertError(f"the family `{config.family}` cannot be written as a configuration yet")
+
+
+def token_ids(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids of special tokens that a configuration names, a number or several."""
+    found: dict[str, Any] = {}
+    for name in _TOKENS:
+        value = raw.get(name)
+        several = value if isinstance(value, list) else [value]
+        if several and all(type(token) is int and token >= 0 for token in several):
+            found[name] = value
+    return found
+
+
+def generation_config(raw: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Stop tokens and recommended sampling, out of the source's two files."""
+    sampling = {name: theirs[name] for name in _SAMPLING if name in theirs}
+    return {**token_ids(raw), **token_ids(theirs), **sampling}
