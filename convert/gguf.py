@@ -19,12 +19,13 @@ from typing import Any
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import ConvertError
 
-from . import gguf_tokenizer, writer
 from .licence import Licence
 from .readers import ggml
 from .readers.gguf import GGUFReader, Metadata, open_gguf
 from .readers.tensors import Entry, MergedReader, PackedTensor, Reader, Tensor
 from .source import Source
+from .tokenizer import gguf as gguf_tokenizer
+from .writers import directory as writer
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {

@@ -21,19 +21,21 @@ from mobilellm_mlx.hub import require_free_space, sha256
 from mobilellm_mlx.loading import read_json
 from mobilellm_mlx.tokenizer import load_tokenizer
 
-from . import calibration, report, writer
-from .background import Report, iter_progress
+from . import report
+from .learning import calibration
+from .learning.background import Report, iter_progress
 from .licence import Licence
 from .plan import ConvertOptions, Plan, TensorPlan, make_plan
 from .readers.open import open_directory
 from .readers.packed import packed_reader
 from .readers.tensors import PackedTensor, Tensor
-from .safetensors_out import DTYPES
-from .shards import write_shards
 from .source import Source, open_source
 from .target import generation_config, target_config
 from .transform import Error, count_nonfinite, dense, measure, transform
 from .verify import WINDOW, Quality, budget, compare
+from .writers import directory as writer
+from .writers.safetensors_file import DTYPES
+from .writers.shards import write_shards
 
 __all__ = ["ConvertOptions", "convert"]
 
@@ -216,7 +218,7 @@ class Conversion:
 
     def _learn(self, directory: Path) -> Iterator[Event]:
         """Pack by a method that watches the model compute; it holds the whole of it."""
-        from .learned import quantize_learned
+        from .learning.methods import quantize_learned
 
         windows = self._windows(directory, calibration.calibration_text, 4)
         dtype = DTYPES[self.plan.dtype]

@@ -11,8 +11,8 @@ from mobilellm_mlx.weights import MODES, Packing
 
 from .readers.tensors import Entry
 from .recipes import DEFAULT, RECIPES, UNPACKED, Rule
-from .safetensors_out import layout_bytes
 from .source import EMBEDDING, NORM, Source
+from .writers.safetensors_file import layout_bytes
 
 DTypeName = Literal["auto", "float16", "bfloat16", "float32"]
 Method = Literal["round", "gptq", "dwq", "awq"]

@@ -10,11 +10,11 @@ from mobilellm_mlx.catalogue import CatalogueModel, PackageFile
 from mobilellm_mlx.errors import StorageError
 from mobilellm_mlx.events import Event
 
-from . import writer
 from .job import Conversion, Origin
 from .plan import ConvertOptions, make_plan
 from .source import open_source
 from .target import generation_config
+from .writers import directory as writer
 
 Fetch = Callable[[PackageFile, Path], Iterator[Event]]
 

@@ -20,7 +20,7 @@ from .licence import Licence, find_licence
 from .readers.open import open_directory, open_weights
 from .readers.packed import packed_reader
 from .readers.tensors import Entry, PackedTensor, Reader, Tensor
-from .tokenizer_files import write_tokenizer
+from .tokenizer.files import write_tokenizer
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 

@@ -9,7 +9,7 @@ from mobilellm_mlx.errors import ConvertError
 
 from .plan import TensorPlan
 from .readers.tensors import PackedTensor, Tensor
-from .safetensors_out import DTYPES
+from .writers.safetensors_file import DTYPES
 
 _INFINITE = {
     mx.float16: (mx.uint16, 0x7FFF, 0x7C00),

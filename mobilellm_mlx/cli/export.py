@@ -51,7 +51,7 @@ def export(model: str, format_: str, type_: str, output: Path, force: bool, as_j
     output = output.expanduser()
 
     def start() -> Iterator[Event]:
-        job: Any = faces.convert("export")
+        job: Any = faces.convert("export.job")
         options = job.ExportOptions(format_, type_, force)
         # Fetching a model shows bars of its own, so it is not part of the events.
         events: Iterator[Event] = job.export(resolve_model(model), output, options)

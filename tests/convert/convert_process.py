@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from convert.job import ConvertOptions, convert
-from convert.safetensors_out import SafetensorsWriter
+from convert.writers.safetensors_file import SafetensorsWriter
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import MobileLLMError
 

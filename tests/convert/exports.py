@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.export import ExportOptions, export
+from convert.export.job import ExportOptions, export
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.events import Event, Notice
 from mobilellm_mlx.weights import read_quantization, unpack_tensors

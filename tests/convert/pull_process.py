@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convert import pull
-from convert.safetensors_out import SafetensorsWriter
+from convert.writers.safetensors_file import SafetensorsWriter
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.catalogue import CatalogueModel, PackageFile
 from mobilellm_mlx.events import Event, Progress

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert import calibration
-from convert.calibration import calibration_text, held_out_text, samples
+from convert.learning import calibration
+from convert.learning.calibration import calibration_text, held_out_text, samples
 from mobilellm_mlx.errors import ConvertError
 
 
@@ -33,7 +33,7 @@ def test_what_we_judge_with_is_not_in_what_we_calibrate_with() -> None:
 
 @pytest.mark.parametrize("name", ["calibration.txt", "held_out.txt"])
 def test_our_texts_repeat_nothing(name) -> None:
-    text = resources.files("convert").joinpath("text", name).read_text(encoding="utf-8")
+    text = resources.files("convert.learning").joinpath("text", name).read_text(encoding="utf-8")
     parts = paragraphs(text)
     assert len(parts) == len(set(parts)) and len(parts) > 20
     words = text.lower().split()

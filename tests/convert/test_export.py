@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from tiny import LLAMA, MOBILELLM, write_json, write_model
 
-from convert import export_gguf, export_source, safetensors_out
-from convert.export import ExportOptions, export
+from convert.export import gguf as export_gguf
+from convert.export import source as export_source
+from convert.export.job import ExportOptions, export
 from convert.job import ConvertOptions, convert
+from convert.writers import safetensors_file as safetensors_out
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import (
     ConvertError,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tiny import LLAMA, write_json, write_model
 
-from convert.gguf_tokenizer import tokenizer_json
 from convert.readers.gguf import open_gguf
+from convert.tokenizer.gguf import tokenizer_json
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import ConvertError
 from tests.convert.exports import notices, run

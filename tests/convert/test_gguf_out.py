@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from tiny import GOLDEN
 
-from convert import gguf_out
-from convert.gguf_out import F16, F32, Q4_0, Q4_1, Q8_0, BlockType, GgufWriter, find_lossless
 from convert.readers import ggml
 from convert.readers.tensors import Entry, PackedTensor
+from convert.writers import gguf_file as gguf_out
+from convert.writers.gguf_file import (
+    F16,
+    F32,
+    Q4_0,
+    Q4_1,
+    Q8_0,
+    BlockType,
+    GgufWriter,
+    find_lossless,
+)
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.weights import Packing, unpack
 from tests.convert.gguf_parser import Tensor, parse

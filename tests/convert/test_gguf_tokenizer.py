@@ -11,10 +11,10 @@ import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer
 
-from convert import gguf_tokenizer
 from convert.gguf import GGUFSource
 from convert.job import ConvertOptions, convert
 from convert.readers.gguf import Metadata, open_gguf
+from convert.tokenizer import gguf as gguf_tokenizer
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import ConvertError
 from mobilellm_mlx.loading import load_model

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from convert import gguf_tokenizer
-from convert.gguf_words import MANNERS, find_manner
 from convert.readers.gguf import Metadata
+from convert.tokenizer import gguf as gguf_tokenizer
+from convert.tokenizer.manners import MANNERS, find_manner
 from tests.convert import gguf_writer
 
 

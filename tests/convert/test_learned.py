@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny
 
-from convert import mlx_lm_methods
-from convert.learned import METHODS, quantize_learned
+from convert.learning import mlx_lm_methods
+from convert.learning.methods import METHODS, quantize_learned
 from convert.readers.tensors import PackedTensor, Tensor
 from mobilellm_mlx.backend import BACKENDS, mx, nn, tree_flatten
 from mobilellm_mlx.errors import ConvertError, InsufficientMemory
@@ -351,5 +351,5 @@ def test_progress_may_stop_the_work_and_mlx_lm_is_left_as_it_was() -> None:
 
 
 def test_mlx_lm_is_not_imported_before_it_is_needed() -> None:
-    code = "import convert.learned, sys; sys.exit('mlx_lm' in sys.modules)"
+    code = "import convert.learning.methods, sys; sys.exit('mlx_lm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -7,8 +7,8 @@ import pytest
 
 from convert.plan import ConvertOptions, Plan, TensorPlan, make_plan
 from convert.recipes import RECIPES, Rule
-from convert.safetensors_out import layout_bytes
 from convert.source import open_source
+from convert.writers.safetensors_file import layout_bytes
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import ConvertError, InvalidOption
 from mobilellm_mlx.weights import Packing, read_quantization

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from convert import pull, writer
-from convert.safetensors_out import SafetensorsWriter
+from convert import pull
+from convert.writers import directory as writer
+from convert.writers.safetensors_file import SafetensorsWriter
 from mobilellm_mlx.errors import StorageError
 from mobilellm_mlx.events import Progress
 from mobilellm_mlx.hub import sha256

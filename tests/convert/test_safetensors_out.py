@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from convert.safetensors_out import DTYPES, SafetensorsWriter, layout_bytes
+from convert.writers.safetensors_file import DTYPES, SafetensorsWriter, layout_bytes
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.weights import read_safetensors_header
 from tests.convert.checkpoints import same_bits

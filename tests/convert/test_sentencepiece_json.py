@@ -11,7 +11,7 @@ from sentencepiece import SentencePieceProcessor
 from tiny import GOLDEN
 from tokenizers import Tokenizer
 
-from convert.sentencepiece_json import (
+from convert.tokenizer.sentencepiece_json import (
     Added,
     Difference,
     battery,
@@ -19,7 +19,7 @@ from convert.sentencepiece_json import (
     obstacle,
     tokenizer_json,
 )
-from convert.sentencepiece_model import Kind, read_pieces
+from convert.tokenizer.sentencepiece_model import Kind, read_pieces
 from mobilellm_mlx.errors import ConvertError
 from tests.convert import sentencepiece_writer as sp
 
@@ -124,7 +124,7 @@ def test_a_missing_or_huge_model_is_refused(
 ) -> None:
     with pytest.raises(ConvertError, match="cannot be read"):
         read_pieces(tmp_path / "tokenizer.model")
-    monkeypatch.setattr("convert.sentencepiece_model.MAX_MODEL_BYTES", 100)
+    monkeypatch.setattr("convert.tokenizer.sentencepiece_model.MAX_MODEL_BYTES", 100)
     with pytest.raises(ConvertError, match="expected at most 100"):
         read_pieces(llama_like)
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from convert import shards
 from convert.plan import TensorPlan
 from convert.readers.tensors import PackedTensor
-from convert.shards import split, write_shards
+from convert.writers import shards
+from convert.writers.shards import split, write_shards
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.loading import load_model
 from mobilellm_mlx.weights import Packing, load_tensors, weight_files

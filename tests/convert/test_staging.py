@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tiny import write_json
 
-from convert import writer
 from convert.job import ConvertOptions, convert
 from convert.plan import TensorPlan
-from convert.safetensors_out import SafetensorsWriter
+from convert.writers import directory as writer
+from convert.writers.safetensors_file import SafetensorsWriter
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import ConvertError, MobileLLMError, StorageError
 from mobilellm_mlx.loading import load_model
@@ -216,11 +216,11 @@ def fail_after(count: int, error: BaseException, real: Callable) -> Callable:
 
 @pytest.mark.parametrize(
     ("place", "count"),
-    [("convert.safetensors_out.SafetensorsWriter._write", n) for n in (0, 1, 5)]
+    [("convert.writers.safetensors_file.SafetensorsWriter._write", n) for n in (0, 1, 5)]
     + [
         ("convert.report.card", 0),
-        ("convert.writer.sha256", 2),
-        ("convert.writer.os.fsync", 1),
+        ("convert.writers.directory.sha256", 2),
+        ("convert.writers.directory.os.fsync", 1),
         ("convert.job.transform", 3),
         ("convert.job.compare", 0),
     ],

@@ -11,9 +11,9 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 from tiny import CHATML, GOLDEN, write_byte_tokenizer, write_json
 
-from convert.sentencepiece_json import battery
-from convert.sentencepiece_model import read_pieces
-from convert.tokenizer_files import plan_tokenizer, write_tokenizer
+from convert.tokenizer.files import plan_tokenizer, write_tokenizer
+from convert.tokenizer.sentencepiece_json import battery
+from convert.tokenizer.sentencepiece_model import read_pieces
 from mobilellm_mlx.errors import ConvertError, MobileLLMError, TokenizerError
 from mobilellm_mlx.tokenizer import (
     ByteLevelTokenizer,

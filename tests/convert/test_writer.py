@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from convert import writer
+from convert.writers import directory as writer
 from mobilellm_mlx.errors import StorageError
 from mobilellm_mlx.hub import sha256
 from mobilellm_mlx.paths import MANIFEST

@@ -142,8 +142,8 @@ def test_a_damaged_model_is_named(tmp_path: Path, content: bytes) -> None:
 @pytest.fixture(scope="module")
 def llama_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model as MobileLLM v1 has one, and the ``tokenizer.json`` made from it."""
-    from convert.sentencepiece_json import Added, tokenizer_json
-    from convert.sentencepiece_model import read_pieces
+    from convert.tokenizer.sentencepiece_json import Added, tokenizer_json
+    from convert.tokenizer.sentencepiece_model import read_pieces
 
     directory = tmp_path_factory.mktemp("llama")
     (directory / "tokenizer.model").write_bytes(sp.train(**sp.LLAMA_LIKE))

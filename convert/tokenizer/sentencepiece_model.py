@@ -16,7 +16,7 @@ from typing import Any
 
 from mobilellm_mlx.errors import ConvertError
 
-from .readers.tensors import read_bytes
+from ..readers.tensors import read_bytes
 
 SPACE = "\u2581"
 """How sentencepiece writes a space inside a piece."""

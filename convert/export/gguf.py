@@ -22,14 +22,14 @@ from mobilellm_mlx.errors import ConvertError
 from mobilellm_mlx.events import Event, ExportSummary, Notice, Progress
 from mobilellm_mlx.models.config import LayerConfig, RopeConfig
 
-from . import gguf_out
-from .export_source import ModelDirectory, iter_rows, map_rows, require_finite
-from .export_words import tokenizer_metadata
-from .gguf_out import BF16, BLOCK, F16, F32, Q4_0, Q4_1, Q8_0, BlockType, GgufWriter
-from .readers.gguf import open_gguf
-from .readers.tensors import PackedTensor, Reader, Tensor
-from .source import EMBEDDING, HEAD, NORM
-from .transform import dense
+from ..readers.gguf import open_gguf
+from ..readers.tensors import PackedTensor, Reader, Tensor
+from ..source import EMBEDDING, HEAD, NORM
+from ..transform import dense
+from ..writers import gguf_file as gguf_out
+from ..writers.gguf_file import BF16, BLOCK, F16, F32, Q4_0, Q4_1, Q8_0, BlockType, GgufWriter
+from .source import ModelDirectory, iter_rows, map_rows, require_finite
+from .words import tokenizer_metadata
 
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",

@@ -19,7 +19,7 @@ from mobilellm_mlx.loading import build_model
 from mobilellm_mlx.models import LanguageModel, LayerConfig, ModelConfig
 from mobilellm_mlx.weights import Packing
 
-from .readers.tensors import PackedTensor, Tensor
+from ..readers.tensors import PackedTensor, Tensor
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, steps done and steps in all; a stage may come several times."""

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from mobilellm_mlx.backend import mx
 
-from .readers.tensors import PackedTensor
+from ..readers.tensors import PackedTensor
 
 ALIGNMENT = 32
 """Bytes: every tensor begins at a multiple of it."""

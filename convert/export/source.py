@@ -12,11 +12,11 @@ from mobilellm_mlx.loading import read_json
 from mobilellm_mlx.paths import MANIFEST
 from mobilellm_mlx.weights import weight_files
 
-from .readers.open import open_directory
-from .readers.packed import packed_reader
-from .readers.tensors import PackedTensor, Tensor
-from .source import EMBEDDING, NORM, Source, map_names
-from .transform import count_nonfinite
+from ..readers.open import open_directory
+from ..readers.packed import packed_reader
+from ..readers.tensors import PackedTensor, Tensor
+from ..source import EMBEDDING, NORM, Source, map_names
+from ..transform import count_nonfinite
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _ROWS = 4096

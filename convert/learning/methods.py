@@ -21,8 +21,8 @@ from mobilellm_mlx.errors import ConvertError
 from mobilellm_mlx.models import LanguageModel, ModelConfig
 from mobilellm_mlx.weights import Packing
 
+from ..readers.tensors import PackedTensor, Tensor
 from .mlx_lm_methods import INSTEAD, Job, Progress, awq, dwq, gptq, matrices, rounded
-from .readers.tensors import PackedTensor, Tensor
 
 METHODS = ("gptq", "dwq", "awq")
 

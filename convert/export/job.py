@@ -20,15 +20,15 @@ from mobilellm_mlx.errors import ConvertError, InvalidOption, StorageError
 from mobilellm_mlx.events import Event, ExportSummary, Notice, Progress
 from mobilellm_mlx.weights import weight_files
 
-from . import writer
-from .export_gguf import write_gguf
-from .export_source import ModelDirectory, iter_rows, require_finite
-from .gguf_out import TYPES
-from .readers.safetensors_file import SafetensorsReader
-from .readers.tensors import MergedReader, PackedTensor, Reader, Tensor, read_bytes
-from .safetensors_out import DTYPES, Layout, SafetensorsWriter, layout_bytes
-from .target import target_config
-from .transform import count_nonfinite, dense
+from ..readers.safetensors_file import SafetensorsReader
+from ..readers.tensors import MergedReader, PackedTensor, Reader, Tensor, read_bytes
+from ..target import target_config
+from ..transform import count_nonfinite, dense
+from ..writers import directory as writer
+from ..writers.gguf_file import TYPES
+from ..writers.safetensors_file import DTYPES, Layout, SafetensorsWriter, layout_bytes
+from .gguf import write_gguf
+from .source import ModelDirectory, iter_rows, require_finite
 
 Format = Literal["safetensors", "gguf"]
 FLOAT_TYPES = ("f16", "bf16", "f32")

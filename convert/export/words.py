@@ -24,12 +24,12 @@ from mobilellm_mlx.tokenizer import (
     token_name,
 )
 
-from . import gguf_tokenizer
-from .export_source import ModelDirectory
-from .gguf_words import MANNERS, find_manner
-from .readers.gguf import Metadata
-from .sentencepiece_json import battery
-from .sentencepiece_model import SPACE, Kind, Piece, read_pieces
+from ..readers.gguf import Metadata
+from ..tokenizer import gguf as gguf_tokenizer
+from ..tokenizer.manners import MANNERS, find_manner
+from ..tokenizer.sentencepiece_json import battery
+from ..tokenizer.sentencepiece_model import SPACE, Kind, Piece, read_pieces
+from .source import ModelDirectory
 
 _UNLIKE_LLAMA_CPP = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
 """Settings of a BPE model that llama.cpp has nothing for."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mobilellm_mlx.backend import mx
 
-from .plan import TensorPlan
-from .readers.tensors import PackedTensor, Tensor
-from .safetensors_out import SafetensorsWriter
+from ..plan import TensorPlan
+from ..readers.tensors import PackedTensor, Tensor
+from .safetensors_file import SafetensorsWriter
 
 SHARD_BYTES = 512_000_000
 """Largest weight file, unless a single tensor is larger."""

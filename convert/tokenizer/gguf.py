@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from mobilellm_mlx.errors import ConvertError
 
 from . import sentencepiece_json
-from .gguf_words import MANNERS as _MANNERS
-from .gguf_words import Manner
+from .manners import MANNERS as _MANNERS
+from .manners import Manner
 from .sentencepiece_json import Added
 from .sentencepiece_model import Kind, Piece, Settings
 
 if TYPE_CHECKING:
-    from .readers.gguf import Metadata
+    from ..readers.gguf import Metadata
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 """Some token types of the GGUF specification, whose numbers are sentencepiece's. The first two are

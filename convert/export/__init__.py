@@ -1,0 +1,1 @@
+"""Model directories of ours in the formats of other programs."""

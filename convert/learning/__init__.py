@@ -1,0 +1,1 @@
+"""Rounding that is learned from text, and the text."""

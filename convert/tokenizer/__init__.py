@@ -1,0 +1,1 @@
+"""Tokenizers, from what checkpoints carry to what we write."""
