@@ -64,7 +64,7 @@ def inspect(source: Source, options: ConvertOptions, name: str) -> Inspection:
         context=config.max_position_embeddings,
         tied=config.tie_word_embeddings,
         tensors=len(source.reader.entries),
-        source_bytes=sum(entry.nbytes for entry in source.reader.entries.values()),
+        source_bytes=source.nbytes,
         converted_bytes=plan.nbytes,
         bits_per_weight=plan.bits_per_weight,
         packings=packings(plan),

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import threading
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from mobilellm_mlx import __version__
 from mobilellm_mlx.backend import allocation_errors, mx
-from mobilellm_mlx.errors import ConvertError
+from mobilellm_mlx.errors import ConvertError, InvalidOption
 from mobilellm_mlx.events import ConvertSummary, Event, Notice, Progress
-from mobilellm_mlx.hub import require_free_space, sha256
+from mobilellm_mlx.hub import require_free_space
 from mobilellm_mlx.loading import read_json
 from mobilellm_mlx.tokenizer import load_tokenizer
 
 from . import report
+from .files import display_name
 from .learning import calibration
 from .learning.background import Report, iter_progress
 from .licence import Licence
@@ -29,6 +27,7 @@ from .plan import ConvertOptions, Plan, TensorPlan, make_plan
 from .readers.open import open_directory
 from .readers.packed import packed_reader
 from .readers.tensors import PackedTensor, Tensor
+from .resources import hashing, peak_memory_bytes, small_cache
 from .source import Source, open_source
 from .target import generation_config, target_config
 from .transform import Error, count_nonfinite, dense, measure, transform
@@ -38,9 +37,6 @@ from .writers.safetensors_file import DTYPES
 from .writers.shards import write_shards
 
 __all__ = ["ConvertOptions", "convert"]
-
-_CACHE_BYTES = 64_000_000
-"""What MLX may keep of freed buffers: tensors differ in size, so little of it is used again."""
 
 
 @dataclass
@@ -76,6 +72,8 @@ class Origin:
     """SHA-256 of source files that were verified already, by their names."""
     weights: tuple[str, ...] = ()
     """The weight files that are meant, when others may lie beside them."""
+    licence: str | None = None
+    """Its licence, where the place it came from names one."""
 
 
 def convert(
@@ -107,15 +105,20 @@ def convert(
     """
     started = time.perf_counter()
     options = options or ConvertOptions()
-    writer.require_absent(target, options.force, path)
-    origin = origin or Origin(path.resolve().name)
+    target = Path(os.path.abspath(target))  # noqa: PTH100 (`resolve` would follow a link)
+    if text is not None and not options.verify and options.method == "round":
+        raise InvalidOption("a text is of no use without verifying or learning")
+    writer.require_absent(target, options.force, [path])
+    origin = origin or Origin(display_name(path))
     source = open_source(path, config, origin.weights)
+    files = [path, *source.reader.files, *source.licence().files]
+    writer.require_absent(target, options.force, files)
     plan = make_plan(source, options)
     job = Conversion(source, plan, options, origin, tokenizer, text)
     with writer.staging(target) as directory:
         require_free_space(directory, int(plan.nbytes * 1.01) + 10_000_000)
         yield from job.run(directory)
-        writer.require_absent(target, options.force, path)  # hours may have passed
+        writer.require_absent(target, options.force, files)  # hours may have passed
         writer.publish(directory, target, job.manifest(target.name))
     yield job.summary(target, time.perf_counter() - started)
 
@@ -134,7 +137,8 @@ class Conversion:
     ):
         self.source, self.plan, self.options, self.origin = source, plan, options, origin
         self.tokenizer, self.text = tokenizer, text
-        self.licence: Licence = source.licence()
+        licence = source.licence()
+        self.licence: Licence = replace(licence, name=licence.name or origin.licence)
         self.measured = Measured()
         self.notices: list[str] = []
         self.chat = False
@@ -157,11 +161,14 @@ class Conversion:
         writer.write_json(
             directory / "generation_config.json", generation_config(self.source.raw, generation)
         )
-        with _hashing(self.source, self.origin.digests) as digests, _small_cache():
-            if self.options.method != "round":
-                yield from self._learn(directory)
+        lesson, exam = yield from self._read_text(directory)
+        files, known = self.source.reader.files, self.origin.digests
+        with hashing(files, known) as digests, small_cache():
+            if lesson:
+                yield from self._learn(lesson)
             yield from self._write(directory)
-            yield from self._verify(directory, raw)
+            if exam and self._rounded:
+                yield from self._verify(directory, raw, exam)
         self.measured.digests = digests
         self._write_papers(directory)
 
@@ -216,11 +223,24 @@ class Conversion:
             self.measured.errors[tensor.name] = measure(before, after)
             self.measured.verify_s += time.perf_counter() - started
 
-    def _learn(self, directory: Path) -> Iterator[Event]:
+    def _read_text(
+        self, directory: Path
+    ) -> Generator[Event, None, tuple[list[list[int]], list[list[int]]]]:
+        """The tokens to learn and to measure with, before any work: a text can be too short."""
+        lesson: list[list[int]] = []
+        exam: list[list[int]] = []
+        if self.options.method != "round":
+            lesson = self._windows(directory, calibration.calibration_text, 4)
+        if self.options.verify:
+            exam = self._windows(directory, calibration.held_out_text)
+            if not exam:
+                yield self._notice("the context is too short for text, so nothing is measured")
+        return lesson, exam
+
+    def _learn(self, windows: list[list[int]]) -> Iterator[Event]:
         """Pack by a method that watches the model compute; it holds the whole of it."""
         from .learning.methods import quantize_learned
 
-        windows = self._windows(directory, calibration.calibration_text, 4)
         dtype = DTYPES[self.plan.dtype]
         tensors = {name: dense(self.source.read(name)).astype(dtype) for name in self.source.shapes}
         mx.eval(tensors)
@@ -236,11 +256,10 @@ class Conversion:
             else:
                 self._packed = step
 
-    def _verify(self, directory: Path, raw: Mapping[str, Any]) -> Iterator[Event]:
-        if not (self.options.verify and self._rounded):
-            return
+    def _verify(
+        self, directory: Path, raw: Mapping[str, Any], windows: list[list[int]]
+    ) -> Iterator[Event]:
         started = time.perf_counter()
-        windows = self._windows(directory, calibration.held_out_text)
         written = packed_reader(open_directory(directory), raw)
         dtype = DTYPES[self.plan.dtype]
 
@@ -273,6 +292,8 @@ class Conversion:
                 "the source mixes files of different models",
             )
         length = min(WINDOW, config.max_position_embeddings)
+        if length < len(words.prefix) + 2:
+            return []
         return calibration.samples(tokens, length, prefix=words.prefix)
 
     def _write_papers(self, directory: Path) -> None:
@@ -318,42 +339,3 @@ class Conversion:
             convert_peak_memory_bytes=measured.convert_peak_memory_bytes,
             peak_memory_bytes=peak_memory_bytes(),
         )
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process ever held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-@contextmanager
-def _hashing(source: Source, known: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """SHA-256 of the source's files, computed beside the work that goes on; complete at the end."""
-    digests: dict[str, str] = {}
-    stopped = threading.Event()
-
-    def run() -> None:
-        for path in source.reader.files:
-            if path.name in known:
-                digests[path.name] = known[path.name]
-            elif not stopped.is_set():
-                with suppress(OSError):  # it is being read elsewhere, which says what is wrong
-                    digests[path.name] = sha256(path)
-
-    thread = threading.Thread(target=run, name="hash", daemon=True)
-    thread.start()
-    try:
-        yield digests
-    except BaseException:
-        stopped.set()
-        raise
-    thread.join()
-
-
-@contextmanager
-def _small_cache() -> Iterator[None]:
-    before = mx.set_cache_limit(_CACHE_BYTES)
-    try:
-        yield
-    finally:
-        mx.set_cache_limit(before)

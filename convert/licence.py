@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilellm_mlx.huggingface import readme_licence
+
+from .files import is_own
+
 _MAX_BYTES = 1_000_000
-_FRONT_MATTER = re.compile(r"\A\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-_FIELD = re.compile(r"^(license|license_name|license_link)\s*:\s*(.+?)\s*$", re.MULTILINE)
 _FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "license*")
 
 
@@ -28,43 +29,27 @@ def find_licence(directory: Path) -> Licence:
         path.name: path
         for pattern in _FILES
         for path in sorted(directory.glob(pattern))
-        if path.suffix not in (".py", ".json") and _is_own(directory, path) and _is_small(path)
+        if _is_text(directory, path)
     }
-    return Licence(_card_licence(directory / "README.md"), tuple(files.values()))
+    return Licence(_card_licence(directory), tuple(files.values()))
 
 
 def card_licence(text: str) -> str | None:
     """The licence that a model card's front matter names."""
-    matter = _FRONT_MATTER.match(text)
-    if not matter:
-        return None
-    fields = {key: value.strip("'\"") for key, value in _FIELD.findall(matter[1])}
-    name = fields.get("license")
-    if name == "other":
-        name = fields.get("license_name", name)
-    return name[:80] if name else None
+    return readme_licence(text.encode("utf-8", "replace"))
 
 
-def _card_licence(path: Path) -> str | None:
+def _card_licence(directory: Path) -> str | None:
+    path = directory / "README.md"
     try:
-        if not _is_own(path.parent, path) or not _is_small(path):
+        if not is_own(directory, path) or path.stat().st_size > _MAX_BYTES:
             return None
-        return card_licence(path.read_text(encoding="utf-8", errors="replace"))
+        return readme_licence(path.read_bytes())
     except OSError:
         return None
 
 
-def _is_own(directory: Path, path: Path) -> bool:
-    """Whether it is a file of the checkpoint: a link to somebody's own files is not followed.
-
-    The files of a Hugging Face cache are links into its store of blobs.
-    """
-    if not path.is_file():  # a link to itself among them, which `resolve` would raise for
-        return False
-    home, real = directory.resolve(), path.resolve()
-    roots = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
-    return any(real.is_relative_to(root) for root in roots)
-
-
-def _is_small(path: Path) -> bool:
-    return path.stat().st_size <= _MAX_BYTES
+def _is_text(directory: Path, path: Path) -> bool:
+    """Whether it is a licence to carry along: small, ours to copy, with a name that can be kept."""
+    named = path.name.isprintable() and path.suffix not in (".py", ".json")
+    return named and is_own(directory, path) and path.stat().st_size <= _MAX_BYTES

@@ -18,6 +18,7 @@ DTypeName = Literal["auto", "float16", "bfloat16", "float32"]
 Method = Literal["round", "gptq", "dwq", "awq"]
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
+METHODS = ("round", "gptq", "dwq", "awq")
 _STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 _AGAIN = {"Q2_K": 4, "Q3_K": 4, "Q6_K": 8}
@@ -52,6 +53,7 @@ class ConvertOptions:
         _choose("mode", self.mode, list(MODES))
         _choose("dtype", self.dtype, ["auto", *_STORED])
         widths, groups = MODES[self.mode]
+        _choose("method", self.method, list(METHODS))
         _choose("bits", self.bits, ["auto", None, *widths])
         _choose("group_size", self.group_size, [None, *groups])
         if self.recipe is not None and self.bits != "auto":
@@ -189,7 +191,8 @@ def make_plan(source: Source, options: ConvertOptions) -> Plan:
     """
     dtype = _stored_dtype(source, options)
     for rule in options.bits_for:
-        modules = [name.removesuffix(".weight") for name in source.shapes]
+        matrices = [name for name, shape in source.shapes.items() if len(shape) == 2]
+        modules = [name.removesuffix(".weight") for name in matrices]
         if not any(rule.matches(module) for module in modules):
             ends = sorted({module.rpartition(".")[2] for module in modules})
             raise InvalidOption(
@@ -216,10 +219,13 @@ def _plan_tensor(
         raise ConvertError(
             f"tensor `{entry.name}` has the type {entry.dtype}, which holds no weights"
         )
-    wanted = entry.packing if keep and entry.packing else None
+    # Of a packed source nothing changes that nothing was asked for, but for blocks that MLX cannot
+    # hold: these are packed again.
+    wanted = entry.packing if keep else None
     note = None
     rules = [rule for rule in options.bits_for if rule.matches(name.removesuffix(".weight"))]
-    if len(entry.shape) == 2 and (wanted is None or rules):
+    as_it_is = keep and not rules and entry.dtype not in _AGAIN
+    if len(entry.shape) == 2 and not (as_it_is or (wanted and not rules)):
         bits = _bits(entry, name, options)
         wanted, note = _packing(bits, entry.shape[1], options)
     packed = entry.packing is not None
@@ -263,6 +269,9 @@ def _packing(bits: int, columns: int, options: ConvertOptions) -> tuple[Packing 
     wanted = wanted or (groups[0] if mode != "affine" or bits <= 4 else 64)
     fitting = [group for group in sorted(groups, reverse=True) if columns % group == 0]
     smaller = [group for group in fitting if group <= wanted]
+    if mode != options.mode and smaller:
+        note = f"{options.mode} has no {bits} bits: affine groups of {smaller[0]} are used"
+        return Packing(smaller[0], bits, mode), note
     if not smaller:
         return None, f"{columns} columns do not divide into groups of {min(groups)}: not packed"
     if smaller[0] != wanted:

@@ -11,6 +11,7 @@ from mobilellm_mlx import huggingface
 from mobilellm_mlx.backend import tree_flatten
 from mobilellm_mlx.errors import ConvertError
 from mobilellm_mlx.huggingface import RemoteFile, RemoteRepo
+from mobilellm_mlx.loading import read_json
 from mobilellm_mlx.models import LanguageModel, build_config
 from mobilellm_mlx.weights import ITEM_BYTES, parse_safetensors_header
 
@@ -38,16 +39,29 @@ class TableReader(Reader):
 class RemoteSource(Source):
     """A repository's checkpoint, by its tables."""
 
-    def __init__(self, repo: RemoteRepo, reader: Reader, raw: Mapping[str, Any]):
+    def __init__(
+        self,
+        repo: RemoteRepo,
+        weights: Sequence[RemoteFile],
+        reader: Reader,
+        raw: Mapping[str, Any],
+    ):
         names, unused = map_names(reader.entries)
-        self.repo = repo
+        self.repo, self.weights = repo, weights
         super().__init__(Path(repo.repo_id), reader, raw, names, unused)
+
+    @property
+    def nbytes(self) -> int:
+        pickled = self.reader.format == "pytorch"  # then the entries are made up
+        return sum(file.bytes for file in self.weights) if pickled else super().nbytes
 
     def licence(self) -> Licence:
         return Licence(self.repo.licence)
 
 
-def remote_source(repo: RemoteRepo, weights: Sequence[RemoteFile]) -> RemoteSource:
+def remote_source(
+    repo: RemoteRepo, weights: Sequence[RemoteFile], config: Path | None = None
+) -> RemoteSource:
     """Describe a repository from its configuration, and the headers of safetensors files.
 
     Pickled weights cannot be looked into from afar: their tensors are those that the configuration
@@ -62,19 +76,29 @@ def remote_source(repo: RemoteRepo, weights: Sequence[RemoteFile]) -> RemoteSour
             "a GGUF file on the hub cannot be inspected without downloading it",
             f"`mobilellm convert {repo.repo_id} -o DIR` downloads and converts it",
         )
-    raw = json.loads(huggingface.fetch_small(repo, ["config.json"])["config.json"])
-    if not isinstance(raw, dict):
-        raise ConvertError(f"`config.json` of `{repo.repo_id}` is not a JSON object")
+    raw = read_json(config) if config else _read_config(repo)
     tables = [file for file in weights if file.path.endswith(".safetensors")]
     if not tables:
-        return RemoteSource(repo, TableReader("pytorch", _expected(raw)), raw)
+        return RemoteSource(repo, weights, TableReader("pytorch", _expected(raw)), raw)
     entries: dict[str, Entry] = {}
     for file in tables:
         header = huggingface.read_header(repo, file)
         for name, info in parse_safetensors_header(file.path, header, file.bytes).items():
             location = (file.path, info.start)
             entries[name] = Entry(name, info.shape, info.dtype, info.stop - info.start, location)
-    return RemoteSource(repo, packed_reader(TableReader("safetensors", entries), raw), raw)
+    reader = packed_reader(TableReader("safetensors", entries), raw)
+    return RemoteSource(repo, weights, reader, raw)
+
+
+def _read_config(repo: RemoteRepo) -> dict[str, Any]:
+    text = huggingface.fetch_small(repo, ["config.json"])["config.json"]
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConvertError(f"`config.json` of `{repo.repo_id}` is not valid JSON") from error
+    if not isinstance(raw, dict):
+        raise ConvertError(f"`config.json` of `{repo.repo_id}` is not a JSON object")
+    return raw
 
 
 def _expected(raw: Mapping[str, Any]) -> dict[str, Entry]:

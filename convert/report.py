@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -86,7 +88,7 @@ def card(proof: Mapping[str, Any]) -> str:
     source, licence = proof["source"], proof["source"]["licence"]
     lines = [
         "---",
-        f"license: {licence or 'unknown'}",
+        *([f"license: {_yaml(licence)}"] if licence else []),
         "library_name: mlx",
         *([f"base_model: {source['hub']}"] if "hub" in source else []),
         "---",
@@ -117,6 +119,11 @@ def card(proof: Mapping[str, Any]) -> str:
         lines += ["", "What the conversion had to say:", ""]
         lines += [f"- {notice}" for notice in proof["notices"]]
     return "\n".join(lines) + "\n"
+
+
+def _yaml(text: str) -> str:
+    """A text as YAML: bare where it is a plain word, else in quotes, which JSON's are too."""
+    return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9.+_-]*", text) else json.dumps(text)
 
 
 def _licence_sentence(licence: str | None) -> str:

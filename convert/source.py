@@ -74,6 +74,11 @@ class Source:
         return self.reader.read(self._names[name])
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors in the files."""
+        return sum(entry.nbytes for entry in self.reader.entries.values())
+
+    @property
     def home(self) -> Path:
         """The directory with everything that is not weights."""
         return self.path if self.path.is_dir() else self.path.parent
@@ -133,7 +138,7 @@ class Source:
 
     def _head_is_embedding(self) -> bool:
         head, embedding = self.entry(HEAD), self.entry(EMBEDDING)
-        if head.shape != embedding.shape or head.dtype != embedding.dtype:
+        if head.shape != embedding.shape:
             return False
         if head.location is not None and head.location == embedding.location:
             return True
@@ -145,7 +150,12 @@ class Source:
         Raises:
             ConvertError: naming what is missing, has no place, or has another shape.
         """
-        model = LanguageModel(self.config)  # lazy: no weights are made
+        try:
+            model = LanguageModel(self.config)  # lazy: no weights are made
+        except (OverflowError, ValueError, RuntimeError) as error:
+            raise ConvertError(
+                f"the configuration describes a network that cannot be made: {error}"
+            ) from error
         wanted = {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())}
         entries = self.reader.entries
         misshapen = [
@@ -190,18 +200,39 @@ def open_source(path: Path, config: Path | None = None, weights: Sequence[str] =
     if reader.format == "gguf":
         from .gguf import GGUFSource
 
+        if config is not None:
+            raise ConvertError(
+                f"`{path.name}` carries its own configuration", "leave out `--config`"
+            )
         return GGUFSource(path, reader)
     home = path if path.is_dir() else path.parent
+    if config is not None and not config.is_file():
+        raise ConvertError(f"there is no `{config}`", "name the source's `config.json`")
     config = config or home / "config.json"
     if not config.is_file():
         raise ConvertError(
             f"`{path}` has no `config.json` beside it, so the network's shape is unknown",
             "name the configuration with `--config FILE`",
         )
-    raw = read_json(config)
+    raw = _read_config(config)
     reader = packed_reader(reader, raw)
     names, unused = map_names(reader.entries)
     return Source(path, reader, raw, names, unused)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """A configuration, its packing under the one name that MLX's programs agree on."""
+    raw = read_json(path)
+    theirs = raw.get("quantization_config")
+    if theirs is None or "quantization" in raw:
+        return raw
+    method = theirs.get("quant_method") if isinstance(theirs, dict) else str(theirs)
+    if isinstance(theirs, dict) and method is None and "bits" in theirs:
+        return {**raw, "quantization": theirs}
+    raise ConvertError(
+        f"the weights are quantised by another program ({str(method)[:40]})",
+        "use the checkpoint from before that",
+    )
 
 
 def map_names(entries: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -212,11 +243,9 @@ def map_names(entries: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     """
     names: dict[str, str] = {}
     unused: dict[str, str] = {}
-    bare = not any(".embed_tokens." in name or ".layers." in name for name in entries)
-    for theirs in entries:
-        ours = theirs
-        for prefix in _PREFIXES:
-            ours = ours.removeprefix(prefix)
+    plain = {theirs: _without_prefixes(theirs) for theirs in entries}
+    bare = not any(".embed_tokens." in name or ".layers." in name for name in plain.values())
+    for theirs, ours in plain.items():
         if bare and not ours.startswith("lm_head."):  # saved from the transformer without its head
             ours = f"model.{ours}"
         if _DERIVED.fullmatch(ours):
@@ -228,13 +257,21 @@ def map_names(entries: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     return names, unused
 
 
+def _without_prefixes(name: str) -> str:
+    while (shorter := name.removeprefix(_PREFIXES[0]).removeprefix(_PREFIXES[1])) != name:
+        name = shorter
+    return name
+
+
 def _equal(left: Tensor, right: Tensor) -> bool:
     if isinstance(left, PackedTensor) and isinstance(right, PackedTensor):
         parts = zip(left.parts().values(), right.parts().values(), strict=True)
         return left.packing == right.packing and all(_equal(a, b) for a, b in parts)
     if isinstance(left, PackedTensor) or isinstance(right, PackedTensor):
         return False
-    return bool(mx.array_equal(left, right).item())
+    # In a common type, so that a float32 copy of 16-bit values is the same; NaN equals NaN.
+    same = mx.array_equal(left.astype(mx.float32), right.astype(mx.float32), equal_nan=True)
+    return bool(same.item())
 
 
 def _shape(shape: tuple[int, ...]) -> str:

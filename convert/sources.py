@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm_mlx import huggingface, paths
-from mobilellm_mlx.errors import ConvertError, MobileLLMError
+from mobilellm_mlx.errors import ConvertError, MobileLLMError, StorageError
 from mobilellm_mlx.events import Event
 from mobilellm_mlx.huggingface import RemoteFile, RemoteRepo
 
+from .files import display_name
 from .inspection import Inspection, inspect
 from .job import Origin, convert
 from .plan import ConvertOptions
 from .remote import remote_source
 from .source import open_source
+from .writers.directory import require_absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ def convert_any(
     if name is None:
         yield from convert(_path(source), target, options, **places)
         return
+    require_absent(target, options.force)  # before much is downloaded
     repo = huggingface.inspect_repo(name.repo_id, name.revision, offline)
     path, origin = yield from fetch(repo, name.file)
     yield from convert(path, target, options, origin=origin, **places)
@@ -55,10 +58,11 @@ def fetch(repo: RemoteRepo, file: str | None) -> Generator[Event, None, tuple[Pa
     wanted = huggingface.wanted_files(repo, file)
     snapshot = yield from huggingface.fetch_repo(repo, wanted)
     digests = {entry.path: entry.sha256 for entry in wanted if entry.sha256}
-    details = {"hub": repo.repo_id, "revision": repo.commit, "licence": repo.licence}
     name = repo.repo_id.rpartition("/")[2]
     weights = tuple(entry.path for entry in wanted if _is_weights(entry))
-    return snapshot / file if file else snapshot, Origin(name, details, digests, weights)
+    details = {"hub": repo.repo_id, "revision": repo.commit}
+    origin = Origin(name, details, digests, weights, repo.licence)
+    return snapshot / file if file else snapshot, origin
 
 
 def inspect_any(
@@ -68,10 +72,12 @@ def inspect_any(
     name = parse_hub_name(source)
     if name is None:
         path = _path(source)
-        return inspect(open_source(path, config), options, path.resolve().name)
+        return inspect(open_source(path, config), options, display_name(path))
     repo = huggingface.inspect_repo(name.repo_id, name.revision, offline)
     weights = [f for f in huggingface.wanted_files(repo, name.file) if _is_weights(f)]
-    return inspect(remote_source(repo, weights), options, f"{repo.repo_id}@{repo.commit[:8]}")
+    return inspect(
+        remote_source(repo, weights, config), options, f"{repo.repo_id}@{repo.commit[:8]}"
+    )
 
 
 def _is_weights(file: RemoteFile) -> bool:
@@ -107,4 +113,8 @@ def ensure_converted(source: str) -> Iterator[Event]:
     target = local_directory(source)
     if target is None:
         raise MobileLLMError(f"`{source}` is not the name of a model on the hub")
-    yield from convert_any(source, target, ConvertOptions())
+    try:
+        yield from convert_any(source, target, ConvertOptions())
+    except StorageError:
+        if not (target / paths.MANIFEST).is_file():
+            raise  # else another process was faster, which is as good

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mobilellm_mlx.errors import ConvertError
+from mobilellm_mlx.errors import ConvertError, InvalidOption
 from mobilellm_mlx.models import ModelConfig, build_config
+from mobilellm_mlx.options import GenerationOptions
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_MAX_ID = 2**31
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
@@ -74,16 +76,30 @@ def _check_same(config: ModelConfig, written: Mapping[str, Any]) -> None:
 
 def token_ids(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The ids of special tokens that a configuration names, a number or several."""
+    rows = raw.get("vocab_size", _MAX_ID)
+    most = rows if type(rows) is int else _MAX_ID
     found: dict[str, Any] = {}
     for name in _TOKENS:
         value = raw.get(name)
         several = value if isinstance(value, list) else [value]
-        if several and all(type(token) is int and token >= 0 for token in several):
+        if several and all(type(token) is int and 0 <= token < most for token in several):
             found[name] = value
     return found
 
 
 def generation_config(raw: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Stop tokens and recommended sampling, out of the source's two files."""
-    sampling = {name: theirs[name] for name in _SAMPLING if name in theirs}
+    """Stop tokens and sampling out of the source's two files, as far as they make sense."""
+    sampling = {name: theirs[name] for name in _SAMPLING if _is_possible(name, theirs.get(name))}
+    if type(theirs.get("do_sample")) is bool:
+        sampling = {"do_sample": theirs["do_sample"], **sampling}
     return {**token_ids(raw), **token_ids(theirs), **sampling}
+
+
+def _is_possible(name: str, value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        GenerationOptions().merged({name: value})
+    except InvalidOption:
+        return False
+    return True

@@ -19,6 +19,7 @@ _INFINITE = {
 """Bits without the sign, and where infinities and NaNs begin among them: comparing whole numbers is
 ten times faster on a CPU than asking whether floats are finite."""
 
+_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 _ROWS = 4096
 """Of a matrix, measured at once."""
 
@@ -80,8 +81,8 @@ def _cast(plan: TensorPlan, array: mx.array, dtype: mx.Dtype) -> mx.array:
     cast = array.astype(dtype)
     if count_nonfinite(cast) > count_nonfinite(array):
         raise ConvertError(
-            f"tensor `{plan.name}` holds values too large for float16",
-            "convert with `--dtype bfloat16`",
+            f"tensor `{plan.name}` holds values too large for {_NAMES[plan.dtype]}",
+            f"convert with `--dtype {'bfloat16' if plan.dtype == 'F16' else 'float32'}`",
         )
     return cast
 

@@ -71,6 +71,8 @@ def compare(
         ConvertError: when the converted model computes no numbers where the reference does.
     """
     windows = [window for window in windows if len(window) > 1]
+    if not windows:
+        return
     sides = [_Side(config, read, windows) for read in (reference, converted)]
     total = len(config.layers) + 1
     for block in range(len(config.layers)):

@@ -76,9 +76,9 @@ def require_free_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise StorageError(
-            f"{format_bytes(needed)} are needed on the disk of the model cache but "
-            f"{format_bytes(free)} are free",
-            "free some space, or point MOBILELLM_HOME to another disk",
+            f"{format_bytes(needed)} are needed at `{directory.parent}` but {format_bytes(free)} "
+            "are free",
+            "free some space, name another place, or point MOBILELLM_HOME to another disk",
         )
 
 

@@ -87,6 +87,8 @@ def parse_safetensors_header(name: str, start: bytes, size: int) -> dict[str, Te
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON lets a name appear twice and readers differ in which one they believe."""
     table = dict(pairs)
+    for name in table:
+        name.encode()  # half a surrogate pair is no name: a ValueError
     if len(table) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)

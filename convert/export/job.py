@@ -88,7 +88,7 @@ def export(directory: Path, target: Path, options: ExportOptions) -> Iterator[Ev
     if options.format == "gguf":
         _require_free(target, options.force)
     else:
-        writer.require_absent(target, options.force, directory)
+        writer.require_absent(target, options.force, [directory])
     source = ModelDirectory(directory)
     yield from map(Notice, source.notices)
     with writer.staging(target) as scratch:

@@ -13,9 +13,13 @@ from .safetensors_file import SafetensorsReader
 from .tensors import MergedReader, Reader
 from .torch_file import open_torch
 
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_WEIGHTS = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin", "*.gguf", "*.pth", "*.pt")
-"""Weight files of a directory, the kind that is preferred first."""
+_KINDS: tuple[tuple[str | None, tuple[str, ...]], ...] = (
+    ("model.safetensors.index.json", ("model*.safetensors", "*.safetensors")),
+    ("pytorch_model.bin.index.json", ("pytorch_model*.bin",)),
+    (None, ("*.gguf",)),
+    (None, ("*.pth", "*.pt")),
+)
+"""Weight files, the kind that is preferred first: an index of them, and their names."""
 _MAX_INDEX_BYTES = 50_000_000
 
 
@@ -44,17 +48,23 @@ def open_directory(directory: Path, names: Sequence[str] = ()) -> Reader:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The weight files of a directory: by its index where there is one, else by their names."""
-    for name in _INDEXES:
-        if (index := directory / name).is_file():
-            return _indexed(index)
-    for pattern in _WEIGHTS:
-        if found := sorted(path for path in directory.glob(pattern) if path.is_file()):
+    """The weight files of a directory: the first kind that is there, by its index or its names."""
+    for index, patterns in _KINDS:
+        found = next(filter(None, (_seen(directory, pattern) for pattern in patterns)), [])
+        if index and (directory / index).is_file():
+            return _indexed(directory / index)
+        if found:
             return _one_checkpoint(directory, found)
     raise ConvertError(
         f"no weights in `{directory}`: expected *.safetensors, pytorch_model.bin or *.gguf",
         "name the directory that holds the checkpoint, or the weight file itself",
     )
+
+
+def _seen(directory: Path, pattern: str) -> list[Path]:
+    """Files but no shadows of them: macOS puts ``._name`` beside each on foreign disks."""
+    paths = directory.glob(pattern)
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
 
 
 def _one_checkpoint(directory: Path, found: list[Path]) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import ConvertError
-from mobilellm_mlx.weights import QuantizationTable, read_quantization
+from mobilellm_mlx.weights import Packing, QuantizationTable, read_quantization
 
 from .tensors import Entry, PackedTensor, Reader, Tensor
 
@@ -16,6 +16,26 @@ def packed_reader(reader: Reader, config: Mapping[str, Any]) -> Reader:
     """``reader``, with packed matrices as one entry each where the configuration says so."""
     table = read_quantization(config)
     return reader if table is None else PackedReader(reader, table)
+
+
+def _joined(codes: Entry, parts: list[Entry], packing: Packing) -> Entry:
+    """The entry of a packed matrix out of those of its parts, scales first."""
+    affine = packing.mode == "affine"
+    types = ("F16", "BF16", "F32") if affine else ("U8",)
+    if len(codes.shape) == 2 and codes.dtype == "U32" and parts:
+        columns, rest = divmod(codes.shape[1] * 32, packing.bits)
+        groups = (codes.shape[0], columns // packing.group_size)
+        expected = [(groups, parts[0].dtype)] * (2 if affine else 1)
+        fits = [(part.shape, part.dtype) for part in parts] == expected
+        if fits and parts[0].dtype in types and not (rest or columns % packing.group_size):
+            nbytes = codes.nbytes + sum(part.nbytes for part in parts)
+            shape = (codes.shape[0], columns)
+            return Entry(codes.name, shape, parts[0].dtype, nbytes, codes.location, packing)
+    raise ConvertError(
+        f"`{codes.name}` is not packed in {packing.bits} bits and groups of "
+        f"{packing.group_size}, as the `quantization` table of `config.json` says",
+        "the directory mixes files of different models, or its `config.json` is wrong",
+    )
 
 
 class PackedReader(Reader):
@@ -31,6 +51,7 @@ class PackedReader(Reader):
 
     def __init__(self, reader: Reader, table: QuantizationTable):
         self.format, self.files, self.notices = reader.format, reader.files, reader.notices
+        self.is_readable = reader.is_readable
         self._inner = reader
         self.entries = dict(reader.entries)
         for name in reader.entries:
@@ -40,23 +61,7 @@ class PackedReader(Reader):
             if module == name or packing is None or codes is None:
                 continue
             parts = [self.entries.pop(f"{module}.{p}", None) for p in ("scales", "biases")]
-            if len(codes.shape) != 2:
-                raise ConvertError(f"`{codes.name}` is packed but not a matrix")
-            columns, rest = divmod(codes.shape[1] * 32, packing.bits)
-            groups = (codes.shape[0], columns // packing.group_size)
-            biases = [groups] if packing.mode == "affine" else []
-            shapes = [part.shape for part in parts if part is not None]
-            if rest or columns % packing.group_size or shapes != [groups, *biases]:
-                raise ConvertError(
-                    f"`{module}` is not packed in {packing.bits} bits and groups of "
-                    f"{packing.group_size}, as the `quantization` table of `config.json` says"
-                )
-            nbytes = codes.nbytes + sum(part.nbytes for part in parts if part is not None)
-            scales = parts[0]
-            assert scales is not None
-            self.entries[codes.name] = Entry(
-                codes.name, (codes.shape[0], columns), scales.dtype, nbytes, codes.location, packing
-            )
+            self.entries[codes.name] = _joined(codes, [p for p in parts if p], packing)
 
     def read(self, name: str) -> Tensor:
         packing, values = self.entries[name].packing, self._inner.read(name)

@@ -23,6 +23,7 @@ from mobilellm_mlx.added_tokens import (
 from mobilellm_mlx.errors import ConvertError, TokenizerError
 from mobilellm_mlx.tokenizer import ByteLevelTokenizer, JsonTokenizer, read_tokenizer_json
 
+from ..files import is_own
 from .sentencepiece_json import battery, compare, obstacle, tokenizer_json
 from .sentencepiece_model import Kind, Piece, read_pieces
 
@@ -305,33 +306,26 @@ def _dump(value: Mapping[str, Any]) -> bytes:
 def _find(source: Path, name: str) -> Path | None:
     """A file of the checkpoint, if it is there.
 
-    A link may lead to another file of the checkpoint, or into the store of a Hugging Face cache
-    that the directory is a snapshot of; anywhere else, and a file of the person's own would be
-    copied into a model that may be published.
-
     Raises:
         ConvertError: when it is no regular file, too large, or such a link.
     """
+    path = source / name
     try:
-        path, home = (source / name).resolve(strict=True), source.resolve(strict=True)
         size = path.stat().st_size
     except FileNotFoundError:
         return None
-    except (OSError, RuntimeError) as error:  # a link to itself was a RuntimeError until 3.13
-        raise ConvertError(f"`{source / name}` cannot be read: {error}") from error
-    roots = [home]
-    if home.parent.name == "snapshots":
-        roots.append(home.parent.parent / "blobs")
-    if not any(path.is_relative_to(root) for root in roots):
-        raise ConvertError(
-            f"`{source / name}` is a link to a file outside of the checkpoint",
-            f"put a copy of `{name}` there",
-        )
+    except OSError as error:
+        raise ConvertError(f"`{path}` cannot be read: {error}") from error
     limit = _MAX_BYTES.get(name, _MAX_SMALL_BYTES)
     if not path.is_file() or size > limit:
         what = f"has {size:,} bytes" if path.is_file() else "is not a regular file"
-        raise ConvertError(f"`{source / name}` {what}, expected at most {limit:,} bytes of data")
-    return source / name
+        raise ConvertError(f"`{path}` {what}, expected at most {limit:,} bytes of data")
+    if not is_own(source, path):
+        raise ConvertError(
+            f"`{path}` is a link to a file outside of the checkpoint",
+            f"put a copy of `{name}` there",
+        )
+    return path
 
 
 def _template(path: Path) -> bytes:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from mobilellm_mlx.hub import sha256
 from mobilellm_mlx.paths import MANIFEST
 
 _PARTIAL = ".partial-"
+_OLD = "-old"
+_MAX_NAME_BYTES = 200
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+"""What disks say that have no locks: some network disks and memory cards."""
 
 
 @contextmanager
@@ -33,24 +37,32 @@ def exclusive(parent: Path) -> Iterator[None]:
         lock = (parent / ".lock").open("w")
     with lock:
         with _storage_errors(parent):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
         for left in parent.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
 
 
-def require_absent(target: Path, force: bool, source: Path | None = None) -> None:
+def require_absent(target: Path, force: bool, sources: Iterable[Path] = ()) -> None:
     """Say early that ``target`` cannot be written.
 
     Args:
         target: where a model directory shall be.
         force: replace one that is there; anything else is never removed.
-        source: what is read; it must not be what is replaced.
+        sources: what is read, links followed; none of it may lie in what is replaced.
 
     Raises:
         StorageError: when something is in the way.
     """
-    if source is not None and source.resolve().is_relative_to(target.resolve()):
+    if len(os.fsencode(target.name)) > _MAX_NAME_BYTES:
+        raise StorageError(
+            f"the name of the result is longer than {_MAX_NAME_BYTES} bytes", "choose a shorter one"
+        )
+    if any(source.resolve().is_relative_to(target.resolve()) for source in sources):
         raise StorageError(
             f"`{target}` is where the source lies", "name another directory for the result"
         )
@@ -85,25 +97,60 @@ def staging(target: Path) -> Iterator[Path]:
     with _storage_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
         for left in parent.glob(f"{glob.escape(prefix)}*"):
-            with suppress(OSError), _locked(left):
-                shutil.rmtree(left, ignore_errors=True)
-        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            _sweep(left, target)
+        path, lock = _make_locked(parent, prefix)
         try:
-            with _locked(path):
-                yield path
+            yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
 
 
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold a directory's lock; an OSError when another process does."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sweep(left: Path, target: Path) -> None:
+    """Remove what a killed run left; put back what it had moved out of the way."""
+    with suppress(OSError):
+        descriptor = os.open(left, os.O_RDONLY)
+        try:
+            if not _lock(descriptor):
+                return  # nobody knows whether its process lives
+            if left.name.endswith(_OLD) and not target.exists():
+                left.rename(target)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+def _make_locked(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new scratch directory and the descriptor that holds its lock."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # swept up by another process before it could be locked
+            continue
+        try:
+            _lock(descriptor)
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return path, descriptor
+        except (FileNotFoundError, BlockingIOError):
+            pass
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Take a lock; whether there is one to take.
+
+    Raises:
+        BlockingIOError: when another process holds it.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
 
 
 @contextmanager
@@ -134,13 +181,17 @@ def publish(directory: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     directory.chmod(0o755)
-    if target.exists():  # out of the way by a rename: at every moment one of the two is whole
-        old = directory.with_name(f"{directory.name}-old")
-        target.rename(old)
+    if not target.exists():
         directory.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
+        return
+    old = directory.with_name(f"{directory.name}{_OLD}")
+    target.rename(old)
+    try:
         directory.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -156,11 +207,10 @@ def _storage_errors(place: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
                 f"the disk is full at `{place}`",
-                "free some space, or point MOBILELLM_HOME to another disk",
+                "free some space, name another place, or point MOBILELLM_HOME to another disk",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(
-                f"`{place}` cannot be written: {error.strerror}",
-                "check its permissions, or point MOBILELLM_HOME elsewhere",
-            ) from error
-        raise
+        blamed = error.filename if isinstance(error.filename, str) else place
+        raise StorageError(
+            f"`{blamed}` cannot be written: {error.strerror or error}",
+            "check its permissions, name another place, or point MOBILELLM_HOME elsewhere",
+        ) from error

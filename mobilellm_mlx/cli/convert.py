@@ -28,7 +28,9 @@ _PATH = click.Path(path_type=Path)
     help="Choice of bits: 4bit (default), 4bit-all, 4bit-blocks, 6bit, 8bit.",
 )
 @click.option(
-    "--bits", metavar="N", help="Bits of every matrix: 2, 3, 4, 5, 6, 8; 16 packs nothing."
+    "--bits",
+    type=click.Choice(["2", "3", "4", "5", "6", "8", "16"]),
+    help="Bits of every matrix; 16 packs nothing.",
 )
 @click.option("--group-size", type=int, metavar="N", help="Weights that share a scale.")
 @click.option(
@@ -104,12 +106,12 @@ def _options(values: Mapping[str, Any]) -> Any:
     rules = []
     for text in values["bits_for"]:
         pattern, _, bits = text.rpartition("=")
-        if not pattern or not bits.isdecimal():
+        if not pattern or not bits.isdecimal() or len(bits) > 2:
             raise InvalidOption(f"`--bits-for {text}` is not PATTERN=BITS", "as in `v_proj=6`")
         rules.append(recipes.Rule(pattern, int(bits)))
-    width: Any = values["bits"] or "auto"
-    if width.isdecimal():
-        width = None if int(width) == recipes.UNPACKED else int(width)
+    width: Any = "auto"
+    if values["bits"] is not None:
+        width = None if values["bits"] == str(recipes.UNPACKED) else int(values["bits"])
     return faces.convert("plan").ConvertOptions(
         recipe=values["recipe"],
         bits=width,

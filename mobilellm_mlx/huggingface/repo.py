@@ -165,12 +165,12 @@ def _card_licence(card: Any) -> str | None:
         licence = card["license_name"]
     if type(licence) is list:
         licence = ", ".join(str(name) for name in licence)
-    return _short(licence) if type(licence) is str else None
+    return _short(licence) if type(licence) is str and licence != "unknown" else None
 
 
 def readme_licence(readme: bytes) -> str | None:
     """The licence in the head of a model card, between its two lines of dashes."""
-    lines = readme[: 64 << 10].decode("utf-8", "replace").splitlines()
+    lines = readme[: 64 << 10].decode("utf-8", "replace").removeprefix("\ufeff").splitlines()
     if not lines or lines[0].strip() != "---":
         return None
     card: dict[str, str] = {}
@@ -180,11 +180,19 @@ def readme_licence(readme: bytes) -> str | None:
             return _card_licence(card)
         key, _, value = line.partition(":")
         if key in ("license", "license_name"):
-            card[key] = value.strip().strip("'\"")
+            card[key] = _plain(value)
         elif previous == "license" and not card["license"] and line.lstrip().startswith("- "):
-            card["license"] = line.strip()[2:].strip("'\" ")  # a list of one
+            card["license"] = _plain(line.strip()[2:])  # a list of one
         previous = key
     return None
+
+
+def _plain(value: str) -> str:
+    """A YAML value of one line, without quotes or comment."""
+    value = value.strip()
+    if len(value) > 1 and value[0] in "'\"" and value[0] == value[-1]:
+        return value[1:-1]
+    return value.partition(" #")[0].strip()
 
 
 def _short(text: str) -> str | None:

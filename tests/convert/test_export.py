@@ -399,7 +399,10 @@ def test_scales_that_are_no_numbers_are_refused_where_codes_are_moved(
         ({"model.norm.weight": mx.zeros(31)}, r"`model\.norm\.weight` is 31, .* says 32"),
         ({"model.norm.weight": mx.zeros(32, mx.int32)}, "holds I32"),
         ({"model.extra.weight": mx.zeros(3)}, r"1 without a place .* \(model\.extra"),
-        ({"model.embed_tokens.biases": None}, r"`model\.embed_tokens` is not packed in 8 bits"),
+        (
+            {"model.embed_tokens.biases": None},
+            r"`model.embed_tokens.weight` is not packed in 8 bits",
+        ),
         ({"model.embed_tokens.scales": mx.zeros((258, 2))}, "not packed .* and groups of 32"),
     ],
     ids=["missing", "misshapen", "no floats", "unexpected", "half packed", "other groups"],

@@ -53,7 +53,7 @@ def test_matrices_are_counted_by_what_becomes_of_them(tmp_path) -> None:
         "bfloat16 matrices": 2,
         "bfloat16 norms": 5,
     }
-    assert len(found.fallbacks) == 2 and len(found.notices) == 1
+    assert len(found.fallbacks) == 3 and len(found.notices) == 2
 
 
 def test_memory_is_weights_and_cache_at_contexts_that_the_model_has(tmp_path) -> None:

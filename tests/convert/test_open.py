@@ -51,7 +51,6 @@ def test_an_index_says_which_files_belong_together(tmp_path) -> None:
     assert [path.name for path in weight_files(tmp_path)] == ["a.safetensors", "b.safetensors"]
 
 
-@pytest.mark.xfail(strict=True, reason="defect: an index of .bin files outranks model.safetensors")
 def test_safetensors_are_preferred_to_an_index_of_files_that_are_not_there(tmp_path) -> None:
     touch(tmp_path, "model.safetensors")
     names = {"weight_map": {"x": "pytorch_model-00001-of-00002.bin"}}
@@ -59,7 +58,6 @@ def test_safetensors_are_preferred_to_an_index_of_files_that_are_not_there(tmp_p
     assert [path.name for path in weight_files(tmp_path)] == ["model.safetensors"]
 
 
-@pytest.mark.xfail(strict=True, reason="defect: hidden files (macOS's `._x`) count as weights")
 def test_the_hidden_twins_that_macos_leaves_on_other_disks_are_no_weights(tmp_path) -> None:
     touch(tmp_path, "q4.gguf", "._q4.gguf")
     assert [path.name for path in weight_files(tmp_path)] == ["q4.gguf"]
@@ -250,7 +248,6 @@ def test_parts_that_do_not_fit_the_table_are_refused(tmp_path, changes) -> None:
         packed(tmp_path, changes)
 
 
-@pytest.mark.xfail(strict=True, reason="defect: the types of codes and scales are not looked at")
 @pytest.mark.parametrize(
     "changes",
     [

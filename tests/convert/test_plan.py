@@ -76,7 +76,6 @@ def test_an_impossible_option_is_refused_with_its_value(options, said) -> None:
     assert said in caught.value.message
 
 
-@pytest.mark.xfail(strict=True, reason="defect: any `method` is taken and means learning")
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(InvalidOption):
         ConvertOptions(method="gtpq")  # type: ignore[arg-type]
@@ -175,9 +174,6 @@ def test_a_pattern_that_matches_nothing_is_refused_with_what_there_is(plain) -> 
         assert name in str(caught.value.hint)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="defect: a pattern for norms alone is taken and does nothing"
-)
 def test_a_pattern_that_matches_no_matrix_is_refused(plain) -> None:
     with pytest.raises(InvalidOption):
         plan(plain, bits_for=(Rule("input_layernorm", 6),))
@@ -220,7 +216,6 @@ def test_one_matrix_alone_is_named_in_its_notice(tmp_path) -> None:
     assert notice.startswith(f"`{DOWN}`: 48 columns")
 
 
-@pytest.mark.xfail(strict=True, reason="defect: falling back to affine packing is not noted")
 def test_another_mode_than_the_asked_one_is_noted(plain) -> None:
     made = plan(plain, mode="mxfp4", bits_for=(Rule("v_proj", 6),))
     assert of(made, V).packing == Packing(64, 6, "affine")
@@ -267,7 +262,6 @@ def test_another_type_leaves_the_codes_alone(packed) -> None:
     assert of(made, NORM).action == "cast"
 
 
-@pytest.mark.xfail(strict=True, reason="doubtful: what a packed source left unpacked gets packed")
 def test_what_a_packed_source_left_unpacked_stays_so_when_nothing_is_asked(tmp_path) -> None:
     directory = half_packed(tmp_path)
     made = plan(directory)

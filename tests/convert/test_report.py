@@ -110,9 +110,8 @@ def test_the_hub_s_details_are_kept_and_its_hashes_believed(tmp_path) -> None:
     assert "base_model: org/tiny\n" in (tmp_path / "t" / "README.md").read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="defect: the licence that the hub named is written over")
 def test_the_licence_that_the_hub_names_is_the_licence(tmp_path) -> None:
-    origin = Origin("tiny", {"hub": "org/tiny", "licence": "fair-nc"})
+    origin = Origin("tiny", {"hub": "org/tiny"}, licence="fair-nc")
     list(convert(checkpoint(tmp_path / "s"), tmp_path / "t", FAST, origin=origin))
     assert proof(tmp_path / "t")["source"]["licence"] == "fair-nc"
     assert json.loads((tmp_path / "t" / MANIFEST).read_text())["licence"] == "fair-nc"
@@ -153,7 +152,6 @@ def test_a_source_without_a_licence_is_not_given_one(tmp_path) -> None:
     assert proof(tmp_path / "t")["source"]["licence"] is None
 
 
-@pytest.mark.xfail(strict=True, reason="defect: our own `license: unknown` is read as a licence")
 def test_no_licence_stays_none_when_it_is_converted_again(tmp_path) -> None:
     run(checkpoint(tmp_path / "s"), tmp_path / "t")
     run(tmp_path / "t", tmp_path / "again")
@@ -165,7 +163,6 @@ def test_an_unverified_card_claims_no_quality(tmp_path) -> None:
     assert "perplexity" not in (tmp_path / "t" / "README.md").read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="defect: written into the card's head as they are")
 @pytest.mark.parametrize("licence", ["a: b", "[mit", "'mit", "mit # or not"])
 def test_a_licence_of_any_name_leaves_the_card_readable(tmp_path, licence) -> None:
     yaml = pytest.importorskip("yaml")

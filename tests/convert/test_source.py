@@ -38,13 +38,11 @@ def test_what_training_programs_put_before_names_is_taken_off(prefix) -> None:
     assert names["lm_head.weight"] == f"{prefix}lm_head.weight" and not unused
 
 
-@pytest.mark.xfail(strict=True, reason="defect: prefixes are taken off in one order only")
 def test_prefixes_in_the_other_order_are_taken_off_too() -> None:
     theirs = "module._orig_mod.model.layers.0.x.weight"  # a compiled model, trained in parallel
     assert map_names([theirs])[0] == {"model.layers.0.x.weight": theirs}
 
 
-@pytest.mark.xfail(strict=True, reason="defect: the prefix hides that the names are bare")
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module."])
 def test_bare_names_are_known_behind_a_prefix(prefix) -> None:
     names, _ = map_names([f"{prefix}embed_tokens.weight", f"{prefix}layers.0.x.weight"])
@@ -87,7 +85,6 @@ def test_a_single_file_takes_the_configuration_beside_it_or_a_named_one(tmp_path
     assert open_source(file, tmp_path / "elsewhere.json").config.hidden_size == 64
 
 
-@pytest.mark.xfail(strict=True, reason="defect: the message is about another file than was named")
 def test_a_named_configuration_that_is_not_there_is_named(tmp_path) -> None:
     error = refused(checkpoint(tmp_path / "s"), config=tmp_path / "typo.json")
     assert "typo.json" in error.message
@@ -135,7 +132,6 @@ def test_a_configuration_that_is_none_is_refused(tmp_path, text) -> None:
     assert isinstance(refused(tmp_path / "s"), ConfigError)
 
 
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="defect: MLX's OverflowError gets out")
 def test_a_network_too_large_to_describe_is_refused(tmp_path) -> None:
     most = 2**31 - 2
     sizes = ("intermediate_size", "hidden_size", "num_attention_heads", "head_dim")
@@ -192,7 +188,6 @@ def test_one_different_value_makes_another_head(tmp_path) -> None:
     assert not own_head(tmp_path, WIDE, head).config.tie_word_embeddings
 
 
-@pytest.mark.xfail(strict=True, reason="defect: NaN is unequal to itself, so the head `differs`")
 def test_a_head_with_the_same_nans_is_the_embedding(tmp_path) -> None:
     rows = mx.full((258, 64), float("nan"), mx.bfloat16)
     changes = {HEAD: rows, "model.embed_tokens.weight": rows}
@@ -236,4 +231,4 @@ def test_a_packed_head_equal_to_the_packed_embedding_is_left_out(tmp_path) -> No
 def test_a_name_that_is_not_unicode_is_refused_like_any_other(tmp_path) -> None:
     write_safetensors(tmp_path / "model.safetensors", {"\ud800": ("F32", (1,))})
     write_json(tmp_path / "config.json", WIDE)
-    assert "do not fit" in refused(tmp_path).message
+    assert "unreadable header" in refused(tmp_path).message

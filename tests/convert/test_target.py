@@ -107,9 +107,6 @@ def test_the_generation_configuration_has_stops_and_sampling_of_both_files() -> 
     }  # fmt: skip
 
 
-@pytest.mark.xfail(
-    strict=True, reason="defect: carried over, NaN into JSON, and loading refuses it"
-)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "hot", {"a": 1}, -1, True], ids=str)
 def test_sampling_that_no_model_can_have_is_not_carried_over(value) -> None:
     assert "temperature" not in generation_config({}, {"do_sample": True, "temperature": value})
