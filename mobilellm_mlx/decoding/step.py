@@ -6,16 +6,17 @@ cancels by not asking for more.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from mobilellm_mlx.backend import backend, mx
 from mobilellm_mlx.decoding.sampling import Sampler, penalize
-from mobilellm_mlx.models import KVCache, LanguageModel
+from mobilellm_mlx.models import Cache, LanguageModel
 from mobilellm_mlx.options import GenerationOptions
 
 
 def iter_prefill(
-    model: LanguageModel, caches: Sequence[KVCache], tokens: Sequence[int], chunk: int
+    model: LanguageModel, caches: Sequence[Cache], tokens: Sequence[int], chunk: int
 ) -> Iterator[int]:
     """Fill the caches with tokens, ``chunk`` at a time; yields how many are done.
 
@@ -33,14 +34,15 @@ def iter_prefill(
 
 def iter_tokens(
     model: LanguageModel,
-    caches: Sequence[KVCache],
+    caches: Sequence[Cache],
     last: Sequence[int],
     sampler: Sampler,
     count: int,
     *,
     options: GenerationOptions | None = None,
+    forced: deque[int] | None = None,
 ) -> Iterator[int]:
-    """``count`` generated ids.
+    """``count`` ids, generated or forced.
 
     On a GPU the next token is already being computed while the reader looks at one. So when it
     stops early, the caches may hold the last token it was given, and never more than that.
@@ -53,6 +55,8 @@ def iter_tokens(
         sampler: logits (V,) to token, lazily.
         count: how many ids to generate.
         options: for the repetition penalty only, which looks at the generated ids.
+        forced: filled by the reader: each of these ids comes in place of the next generated one,
+            which is thrown away, and is fed to the model like it.
     """
     recent = _Recent(options or GenerationOptions())
 
@@ -66,6 +70,8 @@ def iter_tokens(
     look_ahead = backend().look_ahead
     token = step(mx.array(list(last)))
     for index in range(count):
+        if forced:  # only the tokens before this one were fed, so it can still be another one
+            token = recent.replace(forced.popleft())
         more = index + 1 < count
         # Nobody waits for the second token before seeing the first.
         ahead = step(token) if more and index and look_ahead else None
@@ -92,3 +98,10 @@ class _Recent:
             return
         grown = mx.concatenate([self._tokens, token.reshape(1).astype(mx.uint32)])
         self._tokens = grown[-self._window :]
+
+    def replace(self, token: int) -> mx.array:
+        """Put another token in place of the last one; gives it as an array."""
+        replaced = mx.array(token, mx.uint32)
+        if self._penalty != 1:
+            self._tokens = mx.concatenate([self._tokens[:-1], replaced.reshape(1)])
+        return replaced

@@ -5,10 +5,46 @@ Shapes: B batch, K key/value heads, L new tokens, S cached tokens, E head dim.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import ContextOverflow
+from mobilellm_mlx.models.config import LayerConfig
+
+
+class Cache(Protocol):
+    """What attention and decoding need of a cache, whatever it keeps."""
+
+    offset: int
+    """Tokens seen so far."""
+
+    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append; what the new tokens may see, together with ``mask``."""
+
+    def mask(self, length: int) -> mx.array | Literal["causal"] | None:
+        """What each of the ``length`` tokens just appended may see of what ``update`` gave."""
+
+    def can_trim(self, count: int) -> bool:
+        """Whether the last ``count`` tokens can be forgotten."""
+
+    def trim(self, count: int) -> None:
+        """Forget the last ``count`` tokens."""
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The arrays to evaluate so that everything appended so far is computed."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+
+
+def make_cache(layer: LayerConfig, limit: int | None = None) -> Cache:
+    """An empty cache for one run of a block that attends."""
+    if layer.attention == "sliding":
+        assert layer.window is not None
+        return RotatingKVCache(layer.window, limit)
+    return KVCache(limit, chunk=layer.window if layer.attention == "chunked" else None)
 
 
 class KVCache:
@@ -16,12 +52,14 @@ class KVCache:
 
     Args:
         limit: most tokens it may hold; None is unlimited.
+        chunk: tokens see only those of their own chunk of this many, counted from the start.
     """
 
     step = 256
 
-    def __init__(self, limit: int | None = None):
+    def __init__(self, limit: int | None = None, chunk: int | None = None):
         self.limit = limit
+        self.chunk = chunk
         self.offset = 0
         self._keys: mx.array | None = None  # (B, K, capacity, E)
         self._values: mx.array | None = None  # (B, K, capacity, E)
@@ -59,23 +97,31 @@ class KVCache:
         grown = mx.zeros((batch, heads, capacity - start, dim), new.dtype)
         return grown if held is None else mx.concatenate([held[..., :start, :], grown], axis=2)
 
+    def can_trim(self, count: int) -> bool:
+        """Whether ``count`` tokens are held."""
+        return 0 <= count <= self.offset
+
     def trim(self, count: int) -> None:
         """Forget the last ``count`` tokens.
 
         Raises:
             ValueError: when fewer are held.
         """
-        if not 0 <= count <= self.offset:
+        if not self.can_trim(count):
             raise ValueError(f"cannot trim {count} of {self.offset} cached tokens")
         self.offset -= count
 
-    def mask(self, length: int) -> Literal["causal"] | None:
-        """What ``length`` new tokens may see, in the form that MLX's attention takes.
+    def mask(self, length: int) -> mx.array | Literal["causal"] | None:
+        """What the ``length`` tokens just appended may see, in the form that MLX's attention takes.
 
         MLX aligns its causal mask to the last key, which is what cached tokens need; a single new
-        token sees everything.
+        token sees everything. With chunks it is boolean, (L, S + L), once there is a second one.
         """
-        return "causal" if length > 1 else None
+        if self.chunk is None or self.offset <= self.chunk:
+            return "causal" if length > 1 else None
+        keys = mx.arange(self.offset)  # (S + L,)
+        queries = keys[self.offset - length :, None]  # (L, 1)
+        return (keys <= queries) & (keys // self.chunk == queries // self.chunk)
 
     @property
     def state(self) -> tuple[mx.array, mx.array] | None:
@@ -98,4 +144,123 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes held, the room for growth included."""
+        return sum(array.nbytes for array in self.arrays)
+
+
+class RotatingKVCache:
+    """Cache of a run that sees the last ``window`` tokens only: older ones are let go.
+
+    Keys carry their positions, so they lie in the order of their tokens in a buffer with some room
+    at its end; when that is used up, the tokens still in sight move to the front.
+
+    Args:
+        window: tokens that a token sees, itself included.
+        limit: most tokens that may be seen in all; None is unlimited.
+    """
+
+    step = 256
+
+    def __init__(self, window: int, limit: int | None = None):
+        self.window = window
+        self.limit = limit
+        self.offset = 0
+        self._held = 0
+        self._keys: mx.array | None = None  # (B, K, capacity, E)
+        self._values: mx.array | None = None  # (B, K, capacity, E)
+
+    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append and give back what the new tokens may see.
+
+        Args:
+            keys: (B, K, L, E).
+            values: (B, K, L, E).
+
+        Returns:
+            Keys and values of the last ``window - 1`` tokens before, as far as there are, and of
+            the new ones, each (B, K, min(S, window - 1) + L, E).
+
+        Raises:
+            ContextOverflow: when more than ``limit`` tokens would have been seen.
+        """
+        length = keys.shape[2]
+        if self.limit is not None and self.offset + length > self.limit:
+            raise ContextOverflow(self.offset + length, self.limit)
+        if self._keys is None or self._values is None or self._held + length > self._capacity:
+            kept = min(self._held, self.window - 1)
+            self._keys = self._moved(self._keys, keys, kept)
+            self._values = self._moved(self._values, values, kept)
+            self._held = kept
+        start, end = self._held, self._held + length
+        self._keys[..., start:end, :] = keys
+        self._values[..., start:end, :] = values
+        self._held = end
+        self.offset += length
+        first = max(0, start - (self.window - 1))
+        return self._keys[..., first:end, :], self._values[..., first:end, :]
+
+    @property
+    def _capacity(self) -> int:
+        return 0 if self._keys is None else self._keys.shape[2]
+
+    def _moved(self, held: mx.array | None, new: mx.array, kept: int) -> mx.array:
+        """A buffer that begins with the last ``kept`` tokens and has room for the new ones."""
+        batch, heads, length, dim = new.shape
+        capacity = -(-(kept + length) // self.step) * self.step
+        capacity = max(capacity, min(self.window - 1 + self.step, self._capacity))
+        room = mx.zeros((batch, heads, capacity - kept, dim), new.dtype)
+        if held is None or not kept:
+            return room
+        return mx.concatenate([held[..., self._held - kept : self._held, :], room], axis=2)
+
+    def mask(self, length: int) -> mx.array | Literal["causal"] | None:
+        """What the ``length`` tokens just appended may see; boolean, (L, S' + L), if need be."""
+        if length == 1:
+            return None
+        seen = min(self.offset - length, self._held - length, self.window - 1) + length
+        if seen <= self.window:
+            return "causal"
+        keys = mx.arange(seen)  # (S' + L,)
+        queries = keys[seen - length :, None]  # (L, 1)
+        return (keys <= queries) & (keys > queries - self.window)
+
+    def can_trim(self, count: int) -> bool:
+        """Whether all that the token before would see is still held."""
+        left = self._held - count
+        return 0 <= count <= self._held and left >= min(self.offset - count, self.window - 1)
+
+    def trim(self, count: int) -> None:
+        """Forget the last ``count`` tokens.
+
+        Raises:
+            ValueError: when tokens that would be in sight again were let go.
+        """
+        if not self.can_trim(count):
+            raise ValueError(
+                f"cannot trim {count} of {self.offset} tokens: a window of {self.window} is held"
+            )
+        self._held -= count
+        self.offset -= count
+
+    @property
+    def state(self) -> tuple[mx.array, mx.array] | None:
+        """Keys and values that are held, each (B, K, held, E); ``offset`` belongs to them."""
+        if self._keys is None or self._values is None:
+            return None
+        return self._keys[..., : self._held, :], self._values[..., : self._held, :]
+
+    def restore(self, state: tuple[mx.array, mx.array] | None, offset: int) -> None:
+        """Go on from a saved ``state`` and its ``offset``."""
+        # Copies (of the handle, not of the data): later updates must not write into the caller's.
+        self._keys, self._values = map(mx.array, state) if state else (None, None)
+        self._held = 0 if self._keys is None else self._keys.shape[2]
+        self.offset = offset
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The arrays to evaluate so that everything appended so far is computed."""
+        return [a for a in (self._keys, self._values) if a is not None]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, the room at the end included."""
         return sum(array.nbytes for array in self.arrays)

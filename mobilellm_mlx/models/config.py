@@ -8,6 +8,7 @@ sits in ``LayerConfig``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mobilellm_mlx.errors import ConfigError
 
@@ -22,17 +23,42 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerConfig:
-    """One stored block.
+class TemperatureConfig:
+    """Attention that sharpens with distance from the start, on blocks without positions.
 
-    Room for the rest of the family is here and nowhere else: a sliding window (Pro), no attention
-    (Flash), no positions and query/key norms (R1) become fields of this class.
+    Queries are scaled by ``log(1 + floor((position + 1) / floor_scale)) * attn_scale + 1``
+    (Llama 4; arXiv 2501.19399).
     """
 
-    rope: RopeConfig = RopeConfig()
+    floor_scale: float
+    attn_scale: float
+
+
+AttentionKind = Literal["full", "sliding", "chunked", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerConfig:
+    """One stored block: what may differ from block to block."""
+
+    attention: AttentionKind = "full"
+    """``sliding`` sees the last ``window`` tokens (Pro), ``chunked`` those of the same ``window``
+    counted from the start (Llama 4), ``none`` is a block that only feeds forward (Flash)."""
+    window: int | None = None
+    rope: RopeConfig | None = RopeConfig()
+    """None leaves positions out."""
+    qk_norm: bool = False
+    """Queries and keys are normalised after RoPE, without weights (R1)."""
+    temperature: TemperatureConfig | None = None
     runs: int = 1
     """How often the block is applied in a row: 2 is MobileLLM's immediate block-wise layer sharing
     (paper section 3.2.2). Each run attends over keys and values of its own."""
+
+    def cached_tokens(self, tokens: int) -> int:
+        """How many of ``tokens`` tokens one run keeps keys and values of."""
+        if self.attention == "none":
+            return 0
+        return min(tokens, self.window) if self.attention == "sliding" and self.window else tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +76,8 @@ class ModelConfig:
     layers: tuple[LayerConfig, ...]
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
+    feed_forward_name: Literal["mlp", "feed_forward"] = "mlp"
+    """What checkpoints of the family call the feed-forward part of a block."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -71,8 +99,16 @@ class ModelConfig:
         self._require("rms_norm_eps", 0 < self.rms_norm_eps < 1, "between 0 and 1")
         if not self.layers:
             raise ConfigError("`num_hidden_layers` is 0, expected at least 1")
-        if any(layer.runs < 1 or layer.rope.theta <= 0 for layer in self.layers):
-            raise ConfigError("every block needs at least one run and a positive `rope_theta`")
+        for number, layer in enumerate(self.layers):
+            if layer.runs < 1:
+                raise ConfigError(f"block {number} has {layer.runs} runs, expected at least one")
+            if layer.rope is not None and layer.rope.theta <= 0:
+                raise ConfigError(f"`rope_theta` is {layer.rope.theta}, expected more than 0")
+            windowed = layer.attention in ("sliding", "chunked")
+            if windowed != (layer.window is not None and layer.window >= 1):
+                raise ConfigError(
+                    f"block {number} with {layer.attention} attention has the window {layer.window}"
+                )
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
         if not condition:
@@ -81,7 +117,13 @@ class ModelConfig:
     @property
     def attention_runs(self) -> int:
         """How many times attention runs in one forward pass; each needs its own cache."""
-        return sum(layer.runs for layer in self.layers)
+        return sum(layer.runs for layer in self.layers if layer.attention != "none")
+
+    @property
+    def rope_theta(self) -> float:
+        """The base of all blocks' positions; 10,000 when none has any."""
+        thetas = [layer.rope.theta for layer in self.layers if layer.rope is not None]
+        return thetas[0] if thetas else RopeConfig().theta
 
     def parameter_count(self) -> int:
         """Stored parameters, a tied head counted once and a shared block counted once."""
@@ -89,10 +131,17 @@ class ModelConfig:
             2 * self.hidden_size * self.head_dim
             * (self.num_attention_heads + self.num_key_value_heads)
         )  # fmt: skip
-        block = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        feed_forward = 3 * self.hidden_size * self.intermediate_size + self.hidden_size
+        attending = sum(layer.attention != "none" for layer in self.layers)
+        blocks = len(self.layers) * feed_forward + attending * (attention + self.hidden_size)
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return len(self.layers) * block + embeddings + self.hidden_size
+        return blocks + embeddings + self.hidden_size
 
     def kv_bytes_per_token(self, item_bytes: int) -> int:
-        """Bytes of keys and values that one more token costs, at ``item_bytes`` an element."""
+        """Bytes of keys and values that one more token costs while every window has room."""
         return self.attention_runs * 2 * self.num_key_value_heads * self.head_dim * item_bytes
+
+    def kv_bytes(self, tokens: int, item_bytes: int) -> int:
+        """Bytes of keys and values of ``tokens`` tokens, at ``item_bytes`` an element."""
+        cached = sum(layer.runs * layer.cached_tokens(tokens) for layer in self.layers)
+        return cached * 2 * self.num_key_value_heads * self.head_dim * item_bytes

@@ -1,8 +1,10 @@
 """The one network of the family, after MobileLLM (arXiv 2402.14905): deep and thin.
 
-Parameter names are the checkpoints' own, so files load without renaming. Shapes in comments:
-B batch, L new tokens, S cached tokens, D model, H query heads, K key/value heads, E head dim,
-F feed-forward, V vocabulary.
+What differs between MobileLLM v1, its layer-sharing form, R1, Pro and blocks without attention is
+in ``LayerConfig``. Parameter names are the checkpoints' own, so files load without renaming.
+
+Shapes in comments: B batch, L new tokens, S cached tokens, D model, H query heads, K key/value
+heads, E head dim, F feed-forward, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mobilellm_mlx.backend import fused, mx, nn, tree_flatten
-from mobilellm_mlx.models.cache import KVCache
+from mobilellm_mlx.models.cache import Cache, make_cache
 from mobilellm_mlx.models.config import LayerConfig, ModelConfig
 
 
@@ -31,19 +33,22 @@ class Attention(nn.Module):
         )
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, dim
         self.scale = dim**-0.5
-        self.rope = layer.rope
+        self.layer, self.eps = layer, config.rms_norm_eps
         self.q_proj = nn.Linear(config.hidden_size, heads * dim, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, kv_heads * dim, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, kv_heads * dim, bias=False)
         self.o_proj = nn.Linear(heads * dim, config.hidden_size, bias=False)
 
-    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
+    def __call__(self, x: mx.array, cache: Cache) -> mx.array:
         """Hidden states (B, L, D) to hidden states (B, L, D); ``cache`` is updated in place."""
         batch, length, _ = x.shape
         queries = self._split(self.q_proj(x), self.heads)  # (B, H, L, E)
         keys = self._split(self.k_proj(x), self.kv_heads)  # (B, K, L, E)
         values = self._split(self.v_proj(x), self.kv_heads)  # (B, K, L, E)
-        queries, keys = self._rotate(queries, cache.offset), self._rotate(keys, cache.offset)
+        queries = self._place(queries, cache.offset)
+        keys = self._place(keys, cache.offset)
+        if self.layer.temperature is not None:
+            queries = queries * self._sharpness(cache.offset, length).astype(queries.dtype)
         keys, values = cache.update(keys, values)  # (B, K, S + L, E)
         mixed = mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=self.scale, mask=cache.mask(length)
@@ -54,15 +59,25 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         return x.reshape(batch, length, heads, self.head_dim).transpose(0, 2, 1, 3)
 
-    def _rotate(self, x: mx.array, offset: int) -> mx.array:
-        return mx.fast.rope(
-            x,
-            self.head_dim,
-            traditional=self.rope.traditional,
-            base=self.rope.theta,
-            scale=1.0,
-            offset=offset,
-        )
+    def _place(self, x: mx.array, offset: int) -> mx.array:
+        """Positions, then the norm: queries or keys (B, heads, L, E) to the same."""
+        if (rope := self.layer.rope) is not None:
+            x = mx.fast.rope(
+                x,
+                self.head_dim,
+                traditional=rope.traditional,
+                base=rope.theta,
+                scale=1.0,
+                offset=offset,
+            )
+        return mx.fast.rms_norm(x, None, self.eps) if self.layer.qk_norm else x
+
+    def _sharpness(self, offset: int, length: int) -> mx.array:
+        """What queries are scaled by, (L, 1); see ``TemperatureConfig``."""
+        temperature = self.layer.temperature
+        assert temperature is not None
+        steps = mx.floor((mx.arange(offset, offset + length) + 1.0) / temperature.floor_scale)
+        return (mx.log1p(steps) * temperature.attn_scale + 1.0)[:, None]
 
 
 class MLP(nn.Module):
@@ -85,15 +100,20 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: LayerConfig):
         super().__init__()
-        self.self_attn = Attention(config, layer)
-        self.mlp = MLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self._feed_forward = config.feed_forward_name
+        attends = layer.attention != "none"
+        if attends:
+            self.self_attn = Attention(config, layer)
+        self[self._feed_forward] = MLP(config)
+        if attends:
+            self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, cache: KVCache) -> mx.array:
-        """Hidden states (B, L, D) to hidden states (B, L, D)."""
-        x = x + self.self_attn(self.input_layernorm(x), cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def __call__(self, x: mx.array, cache: Cache | None) -> mx.array:
+        """Hidden states (B, L, D) to hidden states (B, L, D); no attention, no cache."""
+        if cache is not None:
+            x = x + self.self_attn(self.input_layernorm(x), cache)
+        return x + self[self._feed_forward](self.post_attention_layernorm(x))
 
 
 class Transformer(nn.Module):
@@ -104,16 +124,16 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [Block(config, layer) for layer in config.layers]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self._runs = tuple(layer.runs for layer in config.layers)
+        self._kinds = config.layers
 
-    def __call__(self, tokens: mx.array, caches: Sequence[KVCache]) -> mx.array:
+    def __call__(self, tokens: mx.array, caches: Sequence[Cache]) -> mx.array:
         """Token ids (B, L) to final hidden states (B, L, D)."""
         # The cast is for embeddings packed as `mxfp4` and its like, which MLX unpacks to bfloat16.
         x = self.embed_tokens(tokens).astype(self.norm.weight.dtype)  # (B, L, D)
         remaining = iter(caches)
-        for block, runs in zip(self.layers, self._runs, strict=True):
-            for _ in range(runs):
-                x = block(x, next(remaining))
+        for block, kind in zip(self.layers, self._kinds, strict=True):
+            for _ in range(kind.runs):
+                x = block(x, None if kind.attention == "none" else next(remaining))
         return self.norm(x)
 
 
@@ -130,7 +150,7 @@ class LanguageModel(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def __call__(self, tokens: mx.array, caches: Sequence[KVCache] | None = None) -> mx.array:
+    def __call__(self, tokens: mx.array, caches: Sequence[Cache] | None = None) -> mx.array:
         """Logits of the next token at every position.
 
         Args:
@@ -142,7 +162,7 @@ class LanguageModel(nn.Module):
         """
         return self.head(self.hidden(tokens, caches))
 
-    def hidden(self, tokens: mx.array, caches: Sequence[KVCache] | None = None) -> mx.array:
+    def hidden(self, tokens: mx.array, caches: Sequence[Cache] | None = None) -> mx.array:
         """Final hidden states, (B, L, D), for callers that need only some positions' logits."""
         if caches is None:
             caches = self.make_cache()
@@ -156,14 +176,15 @@ class LanguageModel(nn.Module):
             return self.model.embed_tokens.as_linear(hidden)
         return self.lm_head(hidden)
 
-    def make_cache(self, limit: int | None = None) -> list[KVCache]:
+    def make_cache(self, limit: int | None = None) -> list[Cache]:
         """Empty caches, one for each attention run.
 
         A shared block gets one for each of its runs: both runs in one cache would mix the keys of
         the first with those of the second.
         """
         limit = self.config.max_position_embeddings if limit is None else limit
-        return [KVCache(limit) for _ in range(self.config.attention_runs)]
+        kinds = [kind for kind in self.config.layers if kind.attention != "none"]
+        return [make_cache(kind, limit) for kind in kinds for _ in range(kind.runs)]
 
     @property
     def dtype(self) -> mx.Dtype:

@@ -3,8 +3,16 @@
 import pytest
 
 from mobilellm_mlx.backend import tree_flatten
+from mobilellm_mlx.errors import ConfigError
 from mobilellm_mlx.models import LanguageModel, build_config
-from mobilellm_mlx.models.sizes import SIZES, checkpoint_config
+from mobilellm_mlx.models.sizes import (
+    PRO,
+    R1_SIZES,
+    SIZES,
+    checkpoint_config,
+    pro_config,
+    r1_config,
+)
 
 PUBLISHED = {
     "125m": 124_635_456,
@@ -12,6 +20,13 @@ PUBLISHED = {
     "600m": 603_188_352,
     "1b": 1_005_461_760,
     "1.5b": 1_511_188_800,
+}
+PUBLISHED_R1 = {"140m": 140_248_512, "360m": 359_431_168, "950m": 949_685_760}
+UNKNOWN_OF_PRO = {
+    "rope_theta": 500_000.0,  # no count depends on it, nor on the others
+    "use_qk_norm": True,
+    "no_rope_layers": [1] * 30,
+    "tie_word_embeddings": True,
 }
 
 
@@ -69,3 +84,42 @@ def test_building_a_published_size_evaluates_nothing() -> None:
     model = LanguageModel(build_config(checkpoint_config("1.5b")))
     assert mx.get_active_memory() - before < 1_000_000
     assert stored_parameters(model) == PUBLISHED["1.5b"]
+
+
+def test_the_table_of_r1_lists_exactly_the_published_ones() -> None:
+    assert {name: size.parameters for name, size in R1_SIZES.items()} == PUBLISHED_R1
+
+
+@pytest.mark.parametrize("name", PUBLISHED_R1)
+def test_a_size_of_r1_has_exactly_its_parameters(name: str) -> None:
+    config = build_config(r1_config(name))
+    assert config.parameter_count() == PUBLISHED_R1[name]
+    assert stored_parameters(LanguageModel(config)) == PUBLISHED_R1[name]
+
+
+def test_every_block_of_r1_sees_the_whole_context() -> None:
+    config = build_config(r1_config("360m"))
+    assert {layer.attention for layer in config.layers} == {"full"}
+    assert config.kv_bytes_per_token(2) == 15_360 and config.max_position_embeddings == 32_768
+
+
+def test_pro_has_exactly_its_parameters() -> None:
+    config = build_config({**pro_config(), **UNKNOWN_OF_PRO})
+    assert config.parameter_count() == PRO.parameters == 1_084_453_120
+    assert stored_parameters(LanguageModel(config)) == PRO.parameters
+
+
+def test_every_fourth_block_of_pro_and_the_last_see_everything() -> None:
+    layers = build_config({**pro_config(), **UNKNOWN_OF_PRO}).layers
+    assert [n for n, layer in enumerate(layers) if layer.attention == "full"] == [
+        *range(0, 30, 4),
+        29,
+    ]
+    assert {layer.window for layer in layers} == {None, 512}
+
+
+@pytest.mark.parametrize("name", UNKNOWN_OF_PRO)
+def test_what_is_not_known_of_pro_is_not_guessed(name: str) -> None:
+    rest = {key: value for key, value in UNKNOWN_OF_PRO.items() if key != name}
+    with pytest.raises(ConfigError, match=f"`{name}` is missing"):
+        build_config({**pro_config(), **rest})
