@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _KINDS: tuple[tuple[str | None, tuple[str, ...]], ...] = (
     (None, ("*.pth", "*.pt")),
 )
 """Weight files, the kind that is preferred first: an index of them, and their names."""
+_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.[a-z]+")
 _MAX_INDEX_BYTES = 50_000_000
 
 
@@ -69,11 +71,32 @@ def _seen(directory: Path, pattern: str) -> list[Path]:
 
 def _one_checkpoint(directory: Path, found: list[Path]) -> list[Path]:
     """Several files are one checkpoint only where their names say so."""
-    shards = [path for path in found if "-of-" in path.name]
-    if len(found) == 1 or len(shards) == len(found):
+    parts = [_PART.fullmatch(path.name) for path in found]
+    whole = [part for part in parts if part is not None]
+    if len(whole) == len(found):
+        return _complete(directory, found, whole)
+    if len(found) == 1:
         return found
     raise ConvertError(
         f"`{directory}` holds {len(found)} weight files: {', '.join(p.name for p in found[:4])}",
+        "name the one that is meant",
+    )
+
+
+def _complete(directory: Path, found: list[Path], parts: list[re.Match[str]]) -> list[Path]:
+    """All parts of one checkpoint, none missing: a model without its last part looks whole."""
+    names, counts = {part[1] for part in parts}, {part[3] for part in parts}
+    numbers = {int(part[2]) for part in parts}
+    if len(names) == len(counts) == 1:
+        count = int(counts.pop())
+        if numbers in (set(range(1, count + 1)), set(range(count))) or found[0].suffix == ".gguf":
+            return found
+        raise ConvertError(
+            f"`{directory}` holds {len(found)} of {count} parts of the weights",
+            "download the checkpoint again, completely",
+        )
+    raise ConvertError(
+        f"`{directory}` holds parts of {max(len(names), len(counts))} checkpoints",
         "name the one that is meant",
     )
 

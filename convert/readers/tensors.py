@@ -23,6 +23,7 @@ _BUFFER_FORMATS = {
     "U32": "I", "I32": "i", "F32": "f", "U64": "Q", "I64": "q", "F64": "d",
 }  # fmt: skip
 
+_PIECE_BYTES = 1 << 30
 _HALVES = {"F16": mx.float16, "BF16": mx.bfloat16}  # no buffer format names these
 
 
@@ -41,6 +42,8 @@ class Entry:
     """Where the data lies. Two entries with the same location hold the same values."""
     packing: Packing | None = None
     """How it is packed, where ``read`` gives it packed."""
+    exact: bool = False
+    """Whether packed it is to the bit what was trained: its scales then keep their type."""
 
     @property
     def size(self) -> int:
@@ -144,7 +147,8 @@ def read_bytes(path: Path, offset: int, count: int) -> memoryview:
         view = memoryview(bytearray(count))
         done = 0
         while done < count:
-            got = os.preadv(descriptor, [view[done:]], offset + done)
+            # A piece at a time: macOS refuses to read 2 GiB at once.
+            got = os.preadv(descriptor, [view[done : done + _PIECE_BYTES]], offset + done)
             if got == 0:
                 raise ConvertError(
                     f"`{path.name}` ends at byte {offset + done:,}, "

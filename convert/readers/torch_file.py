@@ -86,7 +86,9 @@ class TorchReader(Reader):
     def __init__(self, path: Path):
         self.files = (path,)
         records = read_archive(path)
-        table = _find_state_dict(path, _read_pickle(path, records["data.pkl"]))
+        value = _read_pickle(path, records["data.pkl"])
+        table = _find_state_dict(path, value)
+        beside = [] if value is table or not isinstance(value, dict) else _beside(value, table)
         self._windows: dict[str, _Window] = {}
         for name, view in _named_views(path, table):
             self._windows[name] = _check_view(path, name, view, records)
@@ -100,7 +102,7 @@ class TorchReader(Reader):
             )
             for name, window in self._windows.items()
         }
-        self.notices = tuple(_notices(table, self.entries))
+        self.notices = tuple(_notices(table, self.entries, beside))
 
     def read(self, name: str) -> mx.array:
         window = self._windows[name]
@@ -216,7 +218,16 @@ def _check_view(path: Path, name: str, view: View, records: Mapping[str, Record]
     return _Window(record, view.dtype, offset, span, view.shape, steps)
 
 
-def _notices(table: Mapping[object, object], entries: Mapping[str, Entry]) -> Iterator[str]:
+def _beside(value: Mapping[object, object], table: object) -> list[str]:
+    """What a training program saved beside the weights."""
+    return [shown(str(key), 40) for key, item in value.items() if item is not table]
+
+
+def _notices(
+    table: Mapping[object, object], entries: Mapping[str, Entry], beside: list[str]
+) -> Iterator[str]:
+    if beside:
+        yield f"left out, because it is no weights: {', '.join(beside[:5])}"
     wide = sum(entry.dtype == "F64" for entry in entries.values())
     if wide:
         yield f"float64 is read as float32 ({wide:,} of {len(entries):,} tensors)"
