@@ -92,6 +92,14 @@ class TextDelta(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningDelta(Event):
+    """The next piece of what the model thinks before it answers; no part of the answer."""
+
+    name = "reasoning_delta"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Summary(Event):
     """The last event of a job. ``error`` and ``hint`` are set when ``status`` is ``error``."""
 
@@ -110,11 +118,16 @@ class GenerationSummary(Summary):
     job: str = "generate"
     model: str = ""
     text: str = ""
+    """The answer alone."""
+    reasoning: str = ""
+    """What the model thought before it; the pieces of ``reasoning_delta`` joined."""
     stop_reason: StopReason = "stop"
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were reused from the turn before."""
     generated_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Those of the generated tokens that are reasoning, without the markers around it."""
     ttft_s: float = 0.0
     """From the request's turn on the engine to the first token: template, tokens, prefill."""
     prefill_s: float = 0.0
@@ -189,7 +202,16 @@ class ExportSummary(Summary):
 
 
 _EVENTS: dict[str, type[Event]] = {
-    kind.name: kind for kind in (Progress, Notice, ModelLoaded, PrefillProgress, TextDelta, Summary)
+    kind.name: kind
+    for kind in (
+        Progress,
+        Notice,
+        ModelLoaded,
+        PrefillProgress,
+        TextDelta,
+        ReasoningDelta,
+        Summary,
+    )
 }
 _SUMMARIES: dict[str, type[Summary]] = {
     "generate": GenerationSummary,

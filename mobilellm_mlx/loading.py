@@ -44,6 +44,14 @@ _KEPT_FREE_BYTES = 256_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningMarkers:
+    """What a model writes around its reasoning, ahead of the answer."""
+
+    start: str = "<think>"
+    end: str = "</think>"
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model in memory with its words and manners."""
 
@@ -55,6 +63,8 @@ class LoadedModel:
     """What the checkpoint recommends."""
     context_limit: int
     info: ModelLoaded
+    reasoning: ReasoningMarkers | None = None
+    """None where nothing in the checkpoint says that it marks reasoning."""
 
 
 def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -82,9 +92,20 @@ def read_json(path: Path, *, missing: dict[str, Any] | None = None) -> dict[str,
         raise ConfigError(f"`{path}` cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"`{path}` is not valid JSON: {error}") from error
+    if not _is_text(value):
+        raise ConfigError(f"`{path}` holds a text that is not Unicode")
     if not isinstance(value, dict):
         raise ConfigError(f"`{path}` holds {type(value).__name__}, expected a JSON object")
     return value
+
+
+def _is_text(value: object) -> bool:
+    """Whether all strings in a JSON value can be written again: half a surrogate pair cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedModel:
@@ -114,12 +135,13 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
         with allocation_errors("loading the model"):
             model = build_model(config, weights.load_tensors(files), packing, compute)
             mx.eval(model.parameters())
-        tokenizer, template, ending = words.result()
+        tokenizer, template, reasoning, ending = words.result()
     manifest = read_json(directory / MANIFEST, missing={})
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         template=template,
+        reasoning=reasoning,
         stop_tokens=_stop_tokens(raw, generation) or ending,
         defaults=_generation_defaults(generation),
         context_limit=context,
@@ -214,7 +236,7 @@ def _check_memory(
     """Refuse, with the arithmetic, what would not fit: swapping is worse than an answer."""
     weight_bytes = planned_weight_bytes(config, files, compute)
     item = _planned_item_bytes(_headers(files), compute)
-    cache_bytes = config.kv_bytes_per_token(item) * context
+    cache_bytes = config.kv_bytes(context, item)
     available = available_memory_bytes()
     if weight_bytes + cache_bytes + _KEPT_FREE_BYTES > available:
         raise InsufficientMemory(
@@ -259,8 +281,8 @@ def _planned_item_bytes(
 
 def _load_words(
     directory: Path, config: ModelConfig
-) -> tuple[Tokenizer, ChatTemplate | None, frozenset[int]]:
-    """Tokenizer, chat template and the tokenizer's own idea of the end of a text.
+) -> tuple[Tokenizer, ChatTemplate | None, ReasoningMarkers | None, frozenset[int]]:
+    """Tokenizer, chat template, reasoning, and the tokenizer's own idea of the end of a text.
 
     Nothing of MLX, so any thread may do it.
     """
@@ -272,12 +294,14 @@ def _load_words(
             f"the model only {config.vocab_size:,}",
             "the directory mixes files of different models",
         )
-    template = _load_template(directory, tokenizer_config)
+    source = load_template_source(directory, tokenizer_config)
+    template = None if source is None else _make_template(source, tokenizer_config)
     if template is not None:
         with suppress(TemplateError):  # a broken one is reported when it is used, if ever
             template.compile()
     end = tokenizer.special.get(token_name(tokenizer_config.get("eos_token")) or "")
-    return tokenizer, template, frozenset() if end is None else frozenset({end})
+    ending = frozenset() if end is None else frozenset({end})
+    return tokenizer, template, find_reasoning(source, tokenizer), ending
 
 
 def load_template_source(directory: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
@@ -303,10 +327,29 @@ def load_template_source(directory: Path, tokenizer_config: Mapping[str, Any]) -
     return source if isinstance(source, str) and source.strip() else None
 
 
-def _load_template(directory: Path, tokenizer_config: dict[str, Any]) -> ChatTemplate | None:
-    source = load_template_source(directory, tokenizer_config)
+def find_reasoning(source: str | None, tokenizer: Tokenizer) -> ReasoningMarkers | None:
+    """The markers of a chat model that has any; nothing is guessed from its name.
+
+    Args:
+        source: its chat template, which may name them; None is no chat model.
+        tokenizer: may have a token for each of them.
+    """
     if source is None:
         return None
+    markers = ReasoningMarkers()
+    names = (markers.start, markers.end)
+    told = any(name in source for name in names)
+    return markers if told or all(_is_token(name, tokenizer) for name in names) else None
+
+
+def _is_token(name: str, tokenizer: Tokenizer) -> bool:
+    if name in tokenizer.special:
+        return True
+    ids = tokenizer.encode(name)
+    return len(ids) == 1 and tokenizer.token_bytes(ids[0]) == name.encode()
+
+
+def _make_template(source: str, tokenizer_config: dict[str, Any]) -> ChatTemplate:
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     found = {name: token_name(tokenizer_config.get(name)) for name in names}
     return ChatTemplate(source, {name: v for name, v in found.items() if v is not None})

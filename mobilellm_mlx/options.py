@@ -33,12 +33,16 @@ class GenerationOptions:
     seed: int | None = None
     """Seed of the random choices; None draws one, which the summary then names."""
     stop: tuple[str, ...] = ()
-    """Strings that end the answer; they are not part of it."""
+    """Strings that end the answer; they are not part of it. Reasoning does not look at them."""
+    thinking_budget: int | None = None
+    """Most tokens of reasoning before the answer; then its end marker is put in the model's mouth.
+    0 means none at all, None as many as ``max_tokens`` allows. For models that mark reasoning."""
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "top_k", "repetition_window", "seed"):
-            optional = name in ("max_tokens", "seed") and getattr(self, name) is None
-            self._require(optional or type(getattr(self, name)) is int, name, "a whole number")
+        for name in ("max_tokens", "top_k", "repetition_window", "seed", "thinking_budget"):
+            value = getattr(self, name)
+            optional = value is None and name in ("max_tokens", "seed", "thinking_budget")
+            self._require(optional or type(value) is int, name, "a whole number")
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
             self._require(type(getattr(self, name)) in (int, float), name, "a number")
         texts = isinstance(self.stop, tuple) and all(isinstance(text, str) for text in self.stop)
@@ -52,6 +56,8 @@ class GenerationOptions:
         self._require(self.repetition_window >= 1, "repetition_window", "at least 1")
         self._require(self.seed is None or 0 <= self.seed < 2**64, "seed", "between 0 and 2^64 - 1")
         self._require(all(self.stop), "stop", "strings that are not empty")
+        budget = self.thinking_budget
+        self._require(budget is None or budget >= 0, "thinking_budget", "0 or more")
 
     def _require(self, condition: bool, name: str, expected: str) -> None:
         if not condition:

@@ -15,6 +15,7 @@ from mobilellm_mlx.events import (
     GenerationSummary,
     ModelLoaded,
     PrefillProgress,
+    ReasoningDelta,
     TextDelta,
 )
 from mobilellm_mlx.messages import Message
@@ -61,6 +62,7 @@ class ScriptedEngine:
         tok_per_s: speed of speaking; 0 is as fast as possible.
         loading_error: raised by ``load`` instead of loading.
         info: the model it claims to be.
+        reasoning: what it thinks before every answer.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class ScriptedEngine:
         tok_per_s: float = 0,
         loading_error: MobileLLMError | None = None,
         info: ModelLoaded = SCRIPTED_MODEL,
+        reasoning: str = "",
     ):
         self._answers = list(answers)
         self._tok_per_s = tok_per_s
         self._loading_error = loading_error
         self._model = info
+        self._reasoning = reasoning
         self.info: ModelLoaded | None = None
         self.defaults = GenerationOptions()
         self.conversations: list[list[Message]] = []
@@ -113,29 +117,34 @@ class ScriptedEngine:
             raise answer
         yield PrefillProgress(0, prompt_tokens, 0)
         yield PrefillProgress(prompt_tokens, prompt_tokens, 0)
+        thought: list[str] = []
         said: list[str] = []
-        for piece in _pieces(answer):
+        thoughts = [(ReasoningDelta, thought, piece) for piece in _pieces(self._reasoning)]
+        words = [(TextDelta, said, piece) for piece in _pieces(answer)]
+        for delta, list_, piece in [*thoughts, *words]:
             if cancel.is_set():
                 break
             if self._tok_per_s:
                 time.sleep(1 / self._tok_per_s)
-            said.append(piece)
-            yield TextDelta(piece)
+            list_.append(piece)
+            yield delta(piece)
         stopped = cancel.is_set() and "".join(said) != answer
         yield GenerationSummary(
             status="cancelled" if stopped else "ok",
             elapsed_s=1.0,
             model=self._model.model,
             text="".join(said),
+            reasoning="".join(thought),
             stop_reason="cancelled" if stopped else "stop",
             prompt_tokens=prompt_tokens,
-            generated_tokens=len(said),
+            generated_tokens=len(thought) + len(said),
+            reasoning_tokens=len(thought),
             ttft_s=0.05,
             prefill_s=0.05,
             decode_s=0.5,
             prefill_tok_per_s=1000.0,
             decode_tok_per_s=250.0,
-            context_used=prompt_tokens + len(said),
+            context_used=prompt_tokens + len(thought) + len(said),
             context_limit=self._model.context_limit,
             memory_bytes=120_000_000,
             peak_memory_bytes=150_000_000,

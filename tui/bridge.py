@@ -31,6 +31,7 @@ from mobilellm_mlx.events import (
     Notice,
     PrefillProgress,
     Progress,
+    ReasoningDelta,
     TextDelta,
 )
 
@@ -159,6 +160,7 @@ class Bridge:
         job = self._job
         if job is None or self._target is None:
             return
+        thought: list[str] = []
         text: list[str] = []
         reading: PrefillProgress | None = None
         ended = False
@@ -167,6 +169,9 @@ class Bridge:
             if isinstance(item, TextDelta):
                 job.count(at)
                 text.append(item.text)
+            elif isinstance(item, ReasoningDelta):
+                job.count(at)
+                thought.append(item.text)
             elif isinstance(item, PrefillProgress):
                 reading = item  # only the newest is worth drawing
             elif item is _END:
@@ -175,6 +180,8 @@ class Bridge:
                 self._take(item, job)
         if reading is not None:
             self._post(say.PromptRead(reading.done, reading.total))
+        if thought:
+            self._post(say.ReasoningText("".join(thought), len(thought)))
         if text:
             self._post(say.AnswerText("".join(text)))
         if ended:

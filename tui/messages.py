@@ -69,6 +69,20 @@ class PromptRead(Message):
         self.total = total
 
 
+class ReasoningText(Message):
+    """More of what the model thinks before it answers.
+
+    Attributes:
+        text: every piece that came since the last of these messages.
+        pieces: how many those were, which is about their tokens.
+    """
+
+    def __init__(self, text: str, pieces: int) -> None:
+        super().__init__()
+        self.text = text
+        self.pieces = pieces
+
+
 class AnswerText(Message):
     """More of the answer: every piece that came since the last of these messages."""
 
@@ -82,7 +96,7 @@ class Pace(Message):
 
     Attributes:
         elapsed_s: since the job began.
-        tokens: pieces of the answer so far, which is about its tokens.
+        tokens: pieces of reasoning and answer so far, which is about their tokens.
         tok_per_s: over this answer so far; None while that would be a guess.
     """
 

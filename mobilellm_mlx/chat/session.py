@@ -38,8 +38,10 @@ class Session:
     def send(self, text: str, cancel: threading.Event | None = None) -> Iterator[Event]:
         """Say something; gives the events of the answer and ends with a ``GenerationSummary``.
 
-        A stopped answer stays in the conversation as far as it came. A turn that brought no answer
-        at all, because it failed or was stopped before the first word, leaves no trace.
+        Of an answer with reasoning only the answer stays: the templates of models that reason leave
+        earlier reasoning out. A stopped answer stays in the conversation as far as it came. A turn
+        that brought no answer at all, because it failed or was stopped before the first word of
+        the answer, leaves no trace.
         """
         said = Message("user", text)
         system = [Message("system", self.instructions)] if self.instructions else []

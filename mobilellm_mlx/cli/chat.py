@@ -18,6 +18,7 @@ from mobilellm_mlx.cli.shared import (
     resolve_model,
     sampling_options,
     sampling_overrides,
+    show_reasoning_option,
 )
 from mobilellm_mlx.engine import Engine
 from mobilellm_mlx.errors import InvalidInput
@@ -29,14 +30,20 @@ from mobilellm_mlx.options import GenerationOptions
 @click.option("--system", callback=require_text, metavar="TEXT", help="Instructions for the model.")
 @sampling_options
 @loading_options
+@show_reasoning_option
 @debug_option
 def chat(
-    model: str | None, system: str | None, context: int | None, compute: str, **sampling: Any
+    model: str | None,
+    system: str | None,
+    context: int | None,
+    compute: str,
+    show_reasoning: bool,
+    **sampling: Any,
 ) -> int:
     """Chat with MODEL, a name or a directory; the default is smollm2-135m.
 
     On a terminal this opens the interface. Without one, each line of stdin is a turn and the
-    answers go to stdout.
+    answers go to stdout. The interface folds reasoning and needs no --show-reasoning.
     """
     overrides = sampling_overrides(sampling)
     GenerationOptions().merged(overrides)
@@ -48,11 +55,16 @@ def chat(
                 engine, instructions=system, overrides=overrides, title=directory.name
             )
             return 0
-        return chat_in_lines(Session(engine, instructions=system, overrides=overrides))
+        session = Session(engine, instructions=system, overrides=overrides)
+        return chat_in_lines(session, show_reasoning)
 
 
-def chat_in_lines(session: Session) -> int:
+def chat_in_lines(session: Session, show_reasoning: bool = False) -> int:
     """Each line of stdin is a turn; empty lines are not.
+
+    Args:
+        session: takes the turns.
+        show_reasoning: print on stderr what the model thinks before it answers.
 
     Raises:
         InvalidInput: when a line is not text.
@@ -66,5 +78,5 @@ def chat_in_lines(session: Session) -> int:
                 "convert it first, for example with `iconv -t UTF-8`",
             ) from None
         if text:
-            console.print_answer(session.send(text))
+            console.print_answer(session.send(text), show_reasoning)
     return 0

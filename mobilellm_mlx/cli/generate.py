@@ -18,6 +18,7 @@ from mobilellm_mlx.cli.shared import (
     resolve_model,
     sampling_options,
     sampling_overrides,
+    show_reasoning_option,
 )
 from mobilellm_mlx.engine import Engine
 from mobilellm_mlx.errors import InvalidInput, InvalidOption
@@ -40,6 +41,7 @@ from mobilellm_mlx.options import GenerationOptions
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without chat template.")
 @sampling_options
 @loading_options
+@show_reasoning_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr what it cost.")
 @debug_option
@@ -48,6 +50,7 @@ def generate(
     prompt: str,
     system: str | None,
     raw: bool,
+    show_reasoning: bool,
     as_json: bool,
     verbose: bool,
     context: int | None,
@@ -72,7 +75,7 @@ def generate(
 
     if as_json:
         return console.print_json(events(), "generate")
-    summary = console.print_answer(events())
+    summary = console.print_answer(events(), show_reasoning)
     if verbose and summary:
         click.echo(console.describe(summary), err=True)
     return console.EXIT_CODES[summary.status] if summary else 0

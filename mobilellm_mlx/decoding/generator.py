@@ -7,6 +7,7 @@ it differs, so the time to the first token depends on the new text and not on th
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from threading import Event as Flag
@@ -14,20 +15,26 @@ from threading import Event as Flag
 from mobilellm_mlx.backend import allocation_errors, backend, mx
 from mobilellm_mlx.decoding.sampling import draw_seed, make_sampler
 from mobilellm_mlx.decoding.step import iter_prefill, iter_tokens
-from mobilellm_mlx.decoding.text import TextStream
+from mobilellm_mlx.decoding.text import Piece, ReasoningSplitter, TextStream
 from mobilellm_mlx.errors import ContextOverflow, InvalidInput, TemplateError, TokenizerError
 from mobilellm_mlx.events import (
     Event,
     GenerationSummary,
     ModelLoaded,
     PrefillProgress,
+    ReasoningDelta,
     StopReason,
     TextDelta,
 )
-from mobilellm_mlx.loading import LoadedModel
+from mobilellm_mlx.loading import LoadedModel, ReasoningMarkers
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.models import KVCache
 from mobilellm_mlx.options import GenerationOptions
+from mobilellm_mlx.tokenizer import Tokenizer
+
+
+class ChatPrompt(list[int]):
+    """Token ids of a conversation: what follows is an answer, and may begin with reasoning."""
 
 
 class Generator:
@@ -48,7 +55,7 @@ class Generator:
         """The model in use."""
         return self._loaded.info
 
-    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+    def chat_prompt(self, messages: Sequence[Message]) -> ChatPrompt:
         """Token ids of a conversation, ready for the model's answer.
 
         Raises:
@@ -60,7 +67,7 @@ class Generator:
                 f"`{self.info.model}` has no chat template: it completes text, it does not chat",
                 "use `mobilellm generate`, or another model for chat",
             )
-        return template.encode(self._loaded.tokenizer, messages)
+        return ChatPrompt(template.encode(self._loaded.tokenizer, messages))
 
     def text_prompt(self, text: str) -> list[int]:
         """Token ids of plain text to continue."""
@@ -77,7 +84,7 @@ class Generator:
         """Continue the prompt; ends with a ``GenerationSummary``.
 
         Args:
-            prompt: token ids, at least one.
+            prompt: token ids, at least one; only after a ``ChatPrompt`` is reasoning looked for.
             options: sampling and stopping; every field counts (merge defaults before).
             cancel: looked at between prefill chunks and between tokens.
             started: ``time.perf_counter()`` when the request came, if that is earlier than now;
@@ -122,6 +129,9 @@ class Generator:
             if held != wanted:
                 break
             common += 1
+        if not all(cache.can_trim(cache.offset - common) for cache in self._caches):
+            common = 0  # a window has moved on: what was in sight then is gone, so all is read anew
+            self._caches = self._loaded.model.make_cache(self._loaded.context_limit)
         for cache in self._caches:
             cache.trim(cache.offset - common)
         self._cached = self._cached[:common]
@@ -154,7 +164,11 @@ class Generator:
         room = loaded.context_limit - len(prompt)
         count = min(options.max_tokens or room, room)
         run.reason = "context" if count == room else "length"
-        stream = TextStream(loaded.tokenizer, loaded.stop_tokens, options.stop)
+        markers = loaded.reasoning if isinstance(prompt, ChatPrompt) else None
+        opened = markers is not None and _ends_with(prompt, markers.start, loaded.tokenizer)
+        splitter = ReasoningSplitter(markers, opened=opened)
+        stream = TextStream(loaded.tokenizer, loaded.stop_tokens, options.stop, splitter)
+        budget = _Budget(options.thinking_budget, markers, loaded.tokenizer)
         sample = make_sampler(options, options.seed or 0)
         words = loaded.tokenizer.vocab_size  # a model's vocabulary may be padded beyond it
         tokens = iter_tokens(
@@ -164,7 +178,9 @@ class Generator:
             lambda logits: sample(logits[:words]),
             count,
             options=options,
+            forced=budget.forced,
         )
+        budget.watch(stream)
         for token in tokens:
             run.count_token()
             if run.generated == 1:
@@ -173,16 +189,15 @@ class Generator:
             fed.append(token)
             if run.generated % KVCache.step == 0:  # the caches have grown: let the old ones go
                 mx.clear_cache()
-            if text := stream.add(token):
-                run.text.append(text)
-                yield TextDelta(text)
+            yield from run.take(stream.add(token))
             if stream.stopped or run.cancel.is_set():
                 break
+            budget.watch(stream)
         if stream.stopped:
             run.reason = "stop"
-        elif text := stream.finish():
-            run.text.append(text)
-            yield TextDelta(text)
+        else:
+            yield from run.take(stream.finish())
+        run.reasoned = stream.reasoning_tokens
 
     def _summary(
         self, prompt: Sequence[int], options: GenerationOptions, run: _Run
@@ -193,10 +208,12 @@ class Generator:
             elapsed_s=time.perf_counter() - run.started,
             model=self._loaded.info.model,
             text="".join(run.text),
+            reasoning="".join(run.reasoning),
             stop_reason="cancelled" if cancelled else run.reason,
             prompt_tokens=len(prompt),
             cached_tokens=run.reused,
             generated_tokens=run.generated,
+            reasoning_tokens=run.reasoned,
             ttft_s=run.ttft_s,
             prefill_s=run.prefill_s,
             decode_s=run.decode_s,
@@ -226,7 +243,10 @@ class _Run:
     prefill_s: float = 0.0
     decode_s: float = 0.0
     reason: StopReason = "length"
+    reasoned: int = 0
+    """Generated tokens that were reasoning."""
     text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
 
     def count_token(self) -> None:
         """One more token has arrived."""
@@ -236,6 +256,53 @@ class _Run:
             self.prefill_s = elapsed - (self.prompted - self.started)
         self.generated += 1
         self.decode_s = elapsed - self.ttft_s
+
+    def take(self, piece: Piece) -> Iterator[Event]:
+        """Keep what a token gave, and say it."""
+        if piece.reasoning:
+            self.reasoning.append(piece.reasoning)
+            yield ReasoningDelta(piece.reasoning)
+        if piece.text:
+            self.text.append(piece.text)
+            yield TextDelta(piece.text)
+
+
+class _Budget:
+    """Ends reasoning after so many tokens by forcing its end marker, once.
+
+    Args:
+        limit: most tokens of reasoning; None is no limit.
+        markers: of the model's reasoning, if it has any.
+        tokenizer: gives the ids of the end marker.
+    """
+
+    def __init__(self, limit: int | None, markers: ReasoningMarkers | None, tokenizer: Tokenizer):
+        self.forced: deque[int] = deque()
+        """Ids that must come next."""
+        self._limit = limit
+        self._end: list[int] = []
+        if limit is not None and markers is not None:
+            sign = tokenizer.special.get(markers.end)
+            self._end = tokenizer.encode(markers.end) if sign is None else [sign]
+
+    def watch(self, stream: TextStream) -> None:
+        """Look after every token. An end marker that has begun by itself may come to its end."""
+        if self._end and stream.reasons and stream.reasoning_tokens >= (self._limit or 0):
+            self.forced.extend(self._end)
+            self._end = []
+
+
+def _ends_with(prompt: Sequence[int], marker: str, tokenizer: Tokenizer) -> bool:
+    """Whether a prompt ends with a marker, white space behind it aside."""
+    sign, end = tokenizer.special.get(marker), b""
+    for token in reversed(prompt):
+        if token == sign:
+            return not end.strip()
+        text = tokenizer.token_bytes(token)
+        end = text + end
+        if not text or len(end.strip()) >= len(marker.encode()):
+            break  # another sign, or enough to tell
+    return end.rstrip().endswith(marker.encode())
 
 
 def _rate(count: int, seconds: float) -> float:

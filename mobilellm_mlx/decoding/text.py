@@ -1,10 +1,25 @@
-"""From a stream of ids to a stream of text that ends where it should."""
+"""From a stream of ids to a stream of text that ends where it should, reasoning apart."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
+from mobilellm_mlx.loading import ReasoningMarkers
 from mobilellm_mlx.tokenizer import Detokenizer, Tokenizer
+
+
+class Piece(NamedTuple):
+    """What one token adds to the answer and to the reasoning before it; often only to one."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+def _overlap(text: str, target: str) -> int:
+    """Length of the longest end of ``text`` that begins ``target``, and is not all of it."""
+    longest = min(len(target) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if text.endswith(target[:n])), 0)
 
 
 class StopStrings:
@@ -28,7 +43,7 @@ class StopStrings:
             self.found = True
             shown, self._held = self._held[: min(hits)], ""
             return shown
-        keep = max(self._overlap(stop) for stop in self._stops)
+        keep = max(_overlap(self._held, stop) for stop in self._stops)
         cut = len(self._held) - keep
         shown, self._held = self._held[:cut], self._held[cut:]
         return shown
@@ -38,10 +53,73 @@ class StopStrings:
         shown, self._held = self._held, ""
         return shown
 
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins ``stop``."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+
+class ReasoningSplitter:
+    """Parts a text into the reasoning it begins with, between two markers, and the answer.
+
+    A start marker counts at the very beginning only: further on, an answer talks about it. The
+    markers belong to neither part, nor does white space right behind them. Text that could still
+    become a marker is held back.
+
+    Args:
+        markers: what stands around reasoning; None lets every text through as answer.
+        opened: whether the prompt has given the start marker already.
+    """
+
+    def __init__(self, markers: ReasoningMarkers | None, *, opened: bool = False):
+        self._markers = markers
+        self.expected: str | None = None
+        """The marker that can come next."""
+        if markers is not None:
+            self.expected = markers.end if opened else markers.start
+        self.held = ""
+        self._trims = opened
+
+    @property
+    def inside(self) -> bool:
+        """Whether what comes now is reasoning."""
+        return self._markers is not None and self.expected == self._markers.end
+
+    def add(self, text: str) -> Piece:
+        """What is now sure to be answer or reasoning and was not given yet."""
+        if self._markers is None or self.expected is None:
+            return Piece(self._trim(text))
+        self.held += text
+        if self.inside:
+            return self._add_reasoning(self._markers.end)
+        begun = self.held.lstrip()
+        if begun.startswith(self._markers.start):
+            self.held = ""
+            self.expected, self._trims = self._markers.end, True
+            return self.add(begun.removeprefix(self._markers.start))
+        if self._markers.start.startswith(begun):
+            return Piece()
+        self.expected = None
+        return self.finish()
+
+    def finish(self) -> Piece:
+        """What was held back in vain."""
+        rest, self.held = self.held, ""
+        return Piece(reasoning=self._trim(rest)) if self.inside else Piece(self._trim(rest))
+
+    def _add_reasoning(self, end: str) -> Piece:
+        before, found, after = self.held.partition(end)
+        if found:
+            self.held = ""
+            self.expected = None
+            reasoning = self._trim(before)
+            self._trims = True
+            return Piece(self._trim(after), reasoning)
+        cut = len(self.held) - _overlap(self.held, end)
+        shown, self.held = self.held[:cut], self.held[cut:]
+        return Piece(reasoning=self._trim(shown))
+
+    def _trim(self, text: str) -> str:
+        """Without the white space behind a marker, which may come in several pieces."""
+        if self._trims:
+            text = text.lstrip()
+            self._trims = not text
+        return text
 
 
 class TextStream:
@@ -49,26 +127,69 @@ class TextStream:
 
     Args:
         tokenizer: says which bytes a token stands for.
-        stop_tokens: ids that end the answer.
-        stops: strings that end the answer.
+        stop_tokens: ids that end the answer, also in the middle of reasoning.
+        stops: strings that end the answer; reasoning may contain them.
+        splitter: knows reasoning from answer; None takes everything for answer.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_tokens: Collection[int], stops: Sequence[str]):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop_tokens: Collection[int],
+        stops: Sequence[str],
+        splitter: ReasoningSplitter | None = None,
+    ):
         self._detokenizer = Detokenizer(tokenizer)
+        self._special = tokenizer.special
         self._stop_tokens = stop_tokens
         self._strings = StopStrings(stops)
+        self._splitter = splitter or ReasoningSplitter(None)
+        self._undecided = 0
+        """Tokens of what the splitter holds back inside reasoning: its end marker, or not."""
+        self.reasoning_tokens = 0
+        """Tokens of reasoning so far, those of the markers not among them."""
         self.stopped = False
         """Whether the model or a stop string ended the answer."""
 
-    def add(self, token: int) -> str:
-        """Text to show for this token, possibly none."""
+    @property
+    def reasons(self) -> bool:
+        """Whether reasoning goes on, and no part of an end marker is there."""
+        return self._splitter.inside and not self._splitter.held
+
+    def add(self, token: int) -> Piece:
+        """What to show for this token, possibly nothing."""
         if token in self._stop_tokens:
             self.stopped = True
             return self.finish()
-        text = self._strings.add(self._detokenizer.add(token))
+        reasoned = self._splitter.inside
+        piece = self._splitter.add(self._text_of(token))
+        if reasoned or piece.reasoning:
+            self._count(piece)
+        shown = self._strings.add(piece.text)
         self.stopped = self._strings.found
-        return text
+        return Piece(shown, piece.reasoning)
 
-    def finish(self) -> str:
+    def finish(self) -> Piece:
         """What is still held back when no more tokens come."""
-        return self._strings.add(self._detokenizer.finish()) + self._strings.finish()
+        last = self._splitter.add(self._detokenizer.finish())
+        rest = self._splitter.finish()
+        self.reasoning_tokens += self._undecided
+        self._undecided = 0
+        shown = self._strings.add(last.text + rest.text) + self._strings.finish()
+        return Piece(shown, last.reasoning + rest.reasoning)
+
+    def _text_of(self, token: int) -> str:
+        """A token's text; a special token that is the expected marker stands for its name."""
+        marker = self._splitter.expected
+        if marker is not None and self._special.get(marker) == token:
+            return self._detokenizer.finish() + marker
+        return self._detokenizer.add(token)
+
+    def _count(self, piece: Piece) -> None:
+        """Count a token that came inside reasoning, as soon as it is clear that it is no marker."""
+        self._undecided += 1
+        if piece.reasoning or self.reasons:
+            self.reasoning_tokens += self._undecided
+            self._undecided = 0
+        elif not self._splitter.inside:
+            self._undecided = 0  # all of them were the end marker

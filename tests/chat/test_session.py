@@ -10,7 +10,7 @@ from tiny import write_model
 from mobilellm_mlx.chat import Session
 from mobilellm_mlx.engine import Engine
 from mobilellm_mlx.errors import ContextOverflow, InvalidOption, MobileLLMError
-from mobilellm_mlx.events import Event, GenerationSummary, TextDelta
+from mobilellm_mlx.events import Event, GenerationSummary, ReasoningDelta, TextDelta
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.testing import ScriptedEngine
@@ -190,3 +190,24 @@ def test_a_conversation_with_a_real_engine_reuses_its_turns(tiny_dir: Path) -> N
     assert first.cached_tokens == 0
     assert second.cached_tokens >= first.prompt_tokens
     assert [message.role for message in session.messages] == ["user", "assistant"] * 2
+
+
+def test_reasoning_does_not_stay_in_the_conversation() -> None:
+    engine = ScriptedEngine(["Hello!", "Fine."], reasoning="a greeting")
+    session = Session(engine)
+    assert send(session, "Hi").reasoning == "a greeting"
+    send(session, "How are you?")
+    assert session.messages == said("Hi", "Hello!", "How are you?", "Fine.")
+    assert engine.conversations[1] == said("Hi", "Hello!", "How are you?")
+
+
+@pytest.mark.parametrize("leave", [False, True])
+def test_a_turn_stopped_in_its_reasoning_leaves_no_trace(leave: bool) -> None:
+    session, cancel = Session(ScriptedEngine(["Hello!"], reasoning="a greeting")), threading.Event()
+    events = session.send("Hi", cancel)
+    for event in events:
+        if isinstance(event, ReasoningDelta):
+            if leave:
+                events.close()  # type: ignore[attr-defined]
+            cancel.set()
+    assert session.messages == []

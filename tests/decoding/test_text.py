@@ -83,7 +83,7 @@ def test_nothing_is_shown_after_a_stop_string() -> None:
 def stream(data: bytes, stop: tuple[str, ...] = ()) -> tuple[list[str], TextStream]:
     """The pieces shown for bytes that come one by one."""
     text = TextStream(ByteTokenizer(), {256}, stop)
-    return [text.add(byte) for byte in data], text
+    return [text.add(byte).text for byte in data], text
 
 
 def test_characters_appear_when_they_are_complete() -> None:
@@ -105,17 +105,17 @@ def test_a_stop_string_that_does_not_come_to_its_end_is_shown() -> None:
 @pytest.mark.parametrize(("data", "rest"), [(b"a<|e", "<|e"), ("aé".encode()[:-1], "\ufffd")])
 def test_what_is_held_back_is_shown_when_no_more_comes(data: bytes, rest: str) -> None:
     pieces, text = stream(data, ("<|end|>",))
-    assert ("".join(pieces), text.finish()) == ("a", rest)
+    assert ("".join(pieces), text.finish().text) == ("a", rest)
 
 
 @pytest.mark.parametrize(("data", "rest"), [(b"a<|e", "<|e"), ("aé".encode()[:-1], "\ufffd")])
 def test_what_is_held_back_is_shown_at_a_stop_token(data: bytes, rest: str) -> None:
     pieces, text = stream(data, ("<|end|>",))
-    assert ("".join(pieces), text.add(256), text.stopped) == ("a", rest, True)
+    assert ("".join(pieces), text.add(256).text, text.stopped) == ("a", rest, True)
 
 
 @given(st.text(max_size=30), st.text(min_size=1, max_size=3))
 def test_a_streamed_text_is_the_text_before_the_stop_string(text: str, stop: str) -> None:
     pieces, end = stream(text.encode(), (stop,))
-    shown = "".join(pieces) + ("" if end.stopped else end.finish())
+    shown = "".join(pieces) + ("" if end.stopped else end.finish().text)
     assert (shown, end.stopped) == (text.split(stop)[0], stop in text)

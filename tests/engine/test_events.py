@@ -18,6 +18,7 @@ from mobilellm_mlx.events import (
     Notice,
     PrefillProgress,
     Progress,
+    ReasoningDelta,
     Summary,
     TextDelta,
     from_dict,
@@ -32,6 +33,7 @@ SAMPLES: list[Event] = [
     SCRIPTED_MODEL,
     PrefillProgress(3, 9, 1),
     TextDelta("\ufffd\x00"),
+    ReasoningDelta("First, \n"),
     Summary("pull"),
     Summary("pull", "error", 1.5, "no network", "try again"),
     GenerationSummary(),
@@ -64,7 +66,7 @@ def concrete_events() -> set[type]:
 
 def test_the_samples_have_every_kind_of_event() -> None:
     assert {type(sample) for sample in SAMPLES} == concrete_events()
-    assert len(concrete_events()) == 9
+    assert len(concrete_events()) == 10
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)

@@ -30,6 +30,7 @@ NAN, INF = float("nan"), float("inf")
         ("repetition_window", 0),
         ("seed", -1),
         ("seed", 2**64),
+        ("thinking_budget", -1),
         ("stop", ("a", "")),
     ],
 )
@@ -53,6 +54,8 @@ def test_an_impossible_value_is_refused_with_its_name_and_flag(name: str, value:
         ("repetition_window", 1),
         ("seed", 0),
         ("seed", 2**64 - 1),
+        ("thinking_budget", None),
+        ("thinking_budget", 0),
         ("stop", ("a", "b")),
     ],
 )
@@ -67,6 +70,7 @@ def test_the_outermost_values_are_allowed(name: str, value: Any) -> None:
         ("top_k", 2.5),
         ("max_tokens", 1.5),
         ("seed", 0.5),
+        ("thinking_budget", 2.5),
         ("repetition_window", 2.0),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from mobilellm_mlx.events import Event, TextDelta
+from mobilellm_mlx.events import Event, ReasoningDelta, TextDelta
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.testing import SCRIPTED_MODEL, ScriptedEngine
@@ -34,6 +34,7 @@ class StagedEngine(ScriptedEngine):
     Args:
         hold_load: wait in ``load`` for ``may_load``.
         hold_after: wait after so many pieces of every answer for ``may_speak``, or for a cancel.
+        hold_thinking: the same, after so many pieces of reasoning.
         crash_after: raise a ``RuntimeError`` after so many pieces.
         deaf: a cancel does not end the wait: an answer that takes its time to stop.
     """
@@ -43,6 +44,7 @@ class StagedEngine(ScriptedEngine):
         *args: Any,
         hold_load: bool = False,
         hold_after: int | None = None,
+        hold_thinking: int | None = None,
         crash_after: int | None = None,
         deaf: bool = False,
         before: Sequence[Event] = (),
@@ -55,6 +57,7 @@ class StagedEngine(ScriptedEngine):
             self.may_load.set()
         self.loads = 0
         self._hold_after = hold_after
+        self._hold_thinking = hold_thinking
         self._crash_after = crash_after
         self._deaf = deaf
         self._before = before
@@ -74,13 +77,16 @@ class StagedEngine(ScriptedEngine):
         yield from self._before
         if self._hold_after == 0:
             self._wait(cancel)
-        said = 0
+        said = thought = 0
         for event in super().chat(messages, options, cancel):
             yield event
             said += isinstance(event, TextDelta)
             if isinstance(event, TextDelta) and said == self._crash_after:
                 raise RuntimeError("the [/engine] broke")
             if isinstance(event, TextDelta) and said == self._hold_after:
+                self._wait(cancel)
+            thought += isinstance(event, ReasoningDelta)
+            if isinstance(event, ReasoningDelta) and thought == self._hold_thinking:
                 self._wait(cancel)
 
     def _wait(self, cancel: threading.Event) -> None:

@@ -107,3 +107,10 @@ def test_jobs_do_not_overlap():
     gate.set()
     bridge.close(timeout_s=5)
     assert not bridge._thread.is_alive()
+
+
+def test_reasoning_comes_in_a_message_of_its_own_before_the_answer():
+    got = run(ScriptedEngine(["a rather long answer"], reasoning="so so"), lambda b: b.send("?"))
+    kinds = [type(message) for message in got]
+    assert kinds[2:] == [say.ReasoningText, say.AnswerText, say.AnswerEnded]
+    assert (got[2].text, got[2].pieces) == ("so so", 2)

@@ -64,6 +64,14 @@ class ChatScreen(Screen[None]):
             tooltip="Copy the last answer",
         ),
         Binding(
+            "ctrl+t",
+            "toggle_reasoning",
+            "Reasoning",
+            id="chat.reasoning",
+            show=False,
+            tooltip="Open or fold the last reasoning",
+        ),
+        Binding(
             "pageup,shift+pageup,alt+up",
             "scroll_transcript(-1)",
             "Scroll up",
@@ -163,6 +171,13 @@ class ChatScreen(Screen[None]):
         else:
             self.notify("There is no answer to copy yet", timeout=2)
 
+    def action_toggle_reasoning(self) -> None:
+        """Open or fold what the model thought before its last answer."""
+        if reasoning := self._transcript.last_reasoning:
+            reasoning.toggle()
+        else:
+            self.notify("There is no reasoning to show", timeout=2)
+
     def action_scroll_transcript(self, pages: int) -> None:
         """Leave the end of the transcript, or come back to it."""
         if pages < 0:
@@ -199,12 +214,18 @@ class ChatScreen(Screen[None]):
     def show_reading(self, event: heard.PromptRead) -> None:
         self._status.change(read=(event.done, event.total))
 
+    @on(heard.ReasoningText)
+    def show_reasoning(self, event: heard.ReasoningText) -> None:
+        if self._turn is None:
+            return
+        self._end_reading()
+        self._turn.response.think(event.text, event.pieces)
+
     @on(heard.AnswerText)
     async def show_text(self, event: heard.AnswerText) -> None:
         if self._turn is None:
             return
-        if self._status.state.phase == "reading":
-            self._status.change(phase="answering")
+        self._end_reading()
         await self._turn.response.append(event.text)
 
     @on(heard.AnswerEnded)
@@ -235,6 +256,10 @@ class ChatScreen(Screen[None]):
         await self._transcript.add(ProblemBlock(event.problem), after=turn.response)
         self._give_back_if_empty(turn.said)
         await self._take_back()
+
+    def _end_reading(self) -> None:
+        if self._status.state.phase == "reading":
+            self._status.change(phase="answering")
 
     # ---------------------------------------------------------------- turns
 

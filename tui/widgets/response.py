@@ -1,4 +1,4 @@
-"""One answer: streamed Markdown and a quiet line about how it ended."""
+"""One answer: reasoning, streamed Markdown and a quiet line about how it ended."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from mobilellm_mlx.events import GenerationSummary
 
 from ..text import printable
 from .markdown import AnswerMarkdown
+from .reasoning import ReasoningBlock
 
 
 def describe_end(summary: GenerationSummary, *, kept: bool) -> str:
     """The line under an answer: why it ended unless that is natural, and how fast it came."""
+    nothing = "no answer came of it" if summary.reasoning else "the model said nothing"
     reasons = {
-        "stop": "" if summary.text else "the model said nothing",
+        "stop": "" if summary.text else nothing,
         "length": f"cut at {summary.generated_tokens:,} tokens",
         "context": "cut: the context is full (Ctrl+N starts a new chat)",
         "cancelled": "stopped" if kept else "stopped before the first word; not remembered",
@@ -41,29 +43,40 @@ class Response(Vertical):
         super().__init__()
         self.text = ""
         """The answer so far, exactly as the model wrote it."""
+        self._reasoning = ReasoningBlock()
+        self._reasoning.display = False
         self._markdown = AnswerMarkdown()
         self._footer = Static("…", classes="footer", markup=False)
         self._stream: MarkdownStream | None = None
 
     def compose(self) -> ComposeResult:
+        yield self._reasoning
         yield self._markdown
         yield self._footer
+
+    def think(self, text: str, tokens: int) -> None:
+        """Take in more of the reasoning."""
+        self._reasoning.append(text, tokens)
+        self._footer.display = False
 
     async def append(self, text: str) -> None:
         """Show more of the answer."""
         if self._stream is None:
             self._stream = Markdown.get_stream(self._markdown)
             self._footer.display = False
+            self._reasoning.finish()
         self.text += text
         await self._stream.write(printable(text))
 
     async def finish(self, summary: GenerationSummary) -> None:
         """Show the complete answer and how it ended."""
         self.text = summary.text or self.text
+        self._reasoning.finish(summary.reasoning_tokens)
         await self._settle(describe_end(summary, kept=bool(self.text)))
 
     async def break_off(self) -> None:
         """The answer failed; what came of it stays readable."""
+        self._reasoning.finish()
         await self._settle("broken off; not remembered" if self.text else "")
 
     async def _settle(self, footer: str) -> None:
@@ -74,7 +87,7 @@ class Response(Vertical):
         self._markdown.display = bool(self.text)
         self._footer.update(Content(footer))
         self._footer.display = bool(footer)
-        self.display = bool(self.text or footer)
+        self.display = bool(self.text or footer or self._reasoning.text)
 
     async def on_unmount(self) -> None:
         """Leave no task behind when the screen goes away in mid-answer."""

@@ -8,6 +8,7 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 
 from .messages import ProblemBlock, UserMessage
+from .reasoning import ReasoningBlock
 from .response import Response
 from .welcome import Welcome
 
@@ -44,3 +45,10 @@ class Transcript(VerticalScroll, can_focus=False):
             if response.text:
                 return response.text
         return ""
+
+    @property
+    def last_reasoning(self) -> ReasoningBlock | None:
+        """The newest reasoning that can be seen; None when there is none."""
+        return next(
+            (block for block in reversed(self.query(ReasoningBlock)) if block.display), None
+        )
