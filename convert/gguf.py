@@ -92,7 +92,8 @@ class GGUFSource(Source):
         super().__init__(path, reader, _config(self.metadata, entries), names, unused)
 
     def licence(self) -> Licence:
-        found = super().licence()
+        # Files of many models may share a folder: only a directory of its own speaks for a file.
+        found = super().licence() if self.path.is_dir() else Licence(None)
         named = self.metadata.text("general.license", None)
         return replace(found, name=named[:80]) if named and named.isprintable() else found
 

@@ -71,7 +71,7 @@ def inspect(source: Source, options: ConvertOptions, name: str) -> Inspection:
         fallbacks=plan.notes,
         left_out=dict(source.unused),
         memory={
-            tokens: plan.nbytes + config.kv_bytes_per_token(2) * tokens
+            tokens: plan.nbytes + config.kv_bytes(tokens, 2)
             for tokens in contexts or [config.max_position_embeddings]
         },
         notices=[*source.notices, *plan.notices()],

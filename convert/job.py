@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -16,7 +16,7 @@ from mobilellm_mlx.errors import ConvertError, InvalidOption
 from mobilellm_mlx.events import ConvertSummary, Event, Notice, Progress
 from mobilellm_mlx.hub import require_free_space
 from mobilellm_mlx.loading import read_json
-from mobilellm_mlx.tokenizer import load_tokenizer
+from mobilellm_mlx.tokenizer import Tokenizer, load_tokenizer
 
 from . import report
 from .files import display_name
@@ -30,7 +30,7 @@ from .readers.tensors import PackedTensor, Tensor
 from .resources import hashing, peak_memory_bytes, small_cache
 from .source import Source, open_source
 from .target import generation_config, target_config
-from .transform import Error, count_nonfinite, dense, measure, transform
+from .transform import Error, cast, count_nonfinite, dense, measure, transform
 from .verify import WINDOW, Quality, budget, compare
 from .writers import directory as writer
 from .writers.safetensors_file import DTYPES
@@ -110,12 +110,14 @@ def convert(
         raise InvalidOption("a text is of no use without verifying or learning")
     writer.require_absent(target, options.force, [path])
     origin = origin or Origin(display_name(path))
-    source = open_source(path, config, origin.weights)
-    files = [path, *source.reader.files, *source.licence().files]
+    source = open_source(path, config, origin.weights, options.weight_bits, options.fake_quant)
+    named = [place for place in (config, tokenizer, text) if place is not None]
+    files = [path, *named, *source.reader.files, *source.licence().files]
     writer.require_absent(target, options.force, files)
     plan = make_plan(source, options)
     job = Conversion(source, plan, options, origin, tokenizer, text)
     with writer.staging(target) as directory:
+        writer.require_absent(target, options.force, files)  # what a killed run left is back
         require_free_space(directory, int(plan.nbytes * 1.01) + 10_000_000)
         yield from job.run(directory)
         writer.require_absent(target, options.force, files)  # hours may have passed
@@ -227,22 +229,45 @@ class Conversion:
         self, directory: Path
     ) -> Generator[Event, None, tuple[list[list[int]], list[list[int]]]]:
         """The tokens to learn and to measure with, before any work: a text can be too short."""
-        lesson: list[list[int]] = []
-        exam: list[list[int]] = []
-        if self.options.method != "round":
-            lesson = self._windows(directory, calibration.calibration_text, 4)
-        if self.options.verify:
-            exam = self._windows(directory, calibration.held_out_text)
-            if not exam:
+        learns, verifies = self.options.method != "round", self.options.verify
+        if not (learns or verifies):
+            return [], []
+        words = load_tokenizer(directory, read_json(directory / "tokenizer_config.json"))
+        length = min(WINDOW, self.source.config.max_position_embeddings)
+        if length < len(words.prefix) + 2:
+            if verifies:
                 yield self._notice("the context is too short for text, so nothing is measured")
-        return lesson, exam
+            return [], []
+        most = budget(self.source.config.parameter_count())
+        if self.text is None:
+            exam = self._encode(words, calibration.held_out_text())[:most] if verifies else []
+            lesson = self._encode(words, calibration.calibration_text()) if learns else []
+        else:  # what was learned from must not be what it is judged by
+            tokens = self._encode(words, calibration.calibration_text(self.text))
+            asked = min(most, len(tokens) // 2 if learns else len(tokens)) if verifies else 0
+            exam, lesson = tokens[:asked], tokens[asked:]
+        return (
+            calibration.samples(lesson[: 4 * most], length, prefix=words.prefix) if learns else [],
+            calibration.samples(exam, length, prefix=words.prefix) if verifies else [],
+        )
+
+    def _encode(self, words: Tokenizer, text: str) -> list[int]:
+        tokens, rows = words.encode(text), self.source.config.vocab_size
+        if tokens and max(tokens) >= rows:
+            raise ConvertError(
+                f"the tokenizer has token {max(tokens):,}, the model only {rows:,}",
+                "the source mixes files of different models",
+            )
+        return tokens
 
     def _learn(self, windows: list[list[int]]) -> Iterator[Event]:
         """Pack by a method that watches the model compute; it holds the whole of it."""
         from .learning.methods import quantize_learned
 
         dtype = DTYPES[self.plan.dtype]
-        tensors = {name: dense(self.source.read(name)).astype(dtype) for name in self.source.shapes}
+        tensors = {
+            t.name: cast(t, dense(self.source.read(t.name)), dtype) for t in self.plan.tensors
+        }
         mx.eval(tensors)
         packings = {tensor.module: tensor.packing for tensor in self.plan.tensors}
         config, method = self.source.config, self.options.method
@@ -276,25 +301,9 @@ class Conversion:
                     self.measured.quality = step
                 else:
                     yield Progress("verifying", *step, "steps")
+        if self.measured.quality is None:
+            yield self._notice("the model computes values that are not numbers: it is of no use")
         self.measured.verify_s += time.perf_counter() - started
-
-    def _windows(
-        self, directory: Path, built_in: Callable[[], str], times: int = 1
-    ) -> list[list[int]]:
-        """The text to compute with, as windows of tokens; ``times`` as much as verifying takes."""
-        config = self.source.config
-        words = load_tokenizer(directory, read_json(directory / "tokenizer_config.json"))
-        text = built_in() if self.text is None else calibration.calibration_text(self.text)
-        tokens = words.encode(text)[: times * budget(config.parameter_count())]
-        if tokens and max(tokens) >= config.vocab_size:
-            raise ConvertError(
-                f"the tokenizer has token {max(tokens):,}, the model only {config.vocab_size:,}",
-                "the source mixes files of different models",
-            )
-        length = min(WINDOW, config.max_position_embeddings)
-        if length < len(words.prefix) + 2:
-            return []
-        return calibration.samples(tokens, length, prefix=words.prefix)
 
     def _write_papers(self, directory: Path) -> None:
         """Licence, proof and model card."""
@@ -325,7 +334,7 @@ class Conversion:
             family=self.source.config.family,
             parameters=self.source.config.parameter_count(),
             source_format=self.source.reader.format,
-            source_bytes=sum(path.stat().st_size for path in self.source.reader.files),
+            source_bytes=self.source.nbytes,
             bytes=self.plan.nbytes,
             bits_per_weight=self.plan.bits_per_weight,
             licence=self.licence.name,

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from mobilellm_mlx.errors import ConvertError, InvalidOption
 from mobilellm_mlx.weights import MODES, Packing
 
+from .readers.fake_quant import SCHEMES
+from .readers.paretoq import WIDTHS
 from .readers.tensors import Entry
-from .recipes import DEFAULT, RECIPES, UNPACKED, Rule
+from .recipes import DEFAULT, LEARNED, RECIPES, UNPACKED, Rule
 from .source import EMBEDDING, NORM, Source
 from .writers.safetensors_file import layout_bytes
 
@@ -45,6 +47,10 @@ class ConvertOptions:
     dtype: DTypeName = "auto"
     """Of what is not packed, and of scales. ``auto`` is the source's own 16-bit type."""
     method: Method = "round"
+    weight_bits: str | None = None
+    """Bits that ParetoQ's weights were trained for, when their configuration does not say."""
+    fake_quant: str | None = None
+    """What a checkpoint's 16-bit weights were rounded to in training: a scheme or None."""
     verify: bool = True
     force: bool = False
 
@@ -54,8 +60,12 @@ class ConvertOptions:
         _choose("dtype", self.dtype, ["auto", *_STORED])
         widths, groups = MODES[self.mode]
         _choose("method", self.method, list(METHODS))
+        _choose("weight_bits", self.weight_bits, [None, *WIDTHS])
+        _choose("fake_quant", self.fake_quant, [None, *SCHEMES])
         _choose("bits", self.bits, ["auto", None, *widths])
         _choose("group_size", self.group_size, [None, *groups])
+        if self.bits is None and (self.group_size is not None or self.mode != "affine"):
+            raise InvalidOption("a group size or mode is of no use when nothing is packed")
         if self.recipe is not None and self.bits != "auto":
             raise InvalidOption("`--recipe` and `--bits` exclude each other", "give one of them")
         for rule in self.bits_for:
@@ -230,12 +240,14 @@ def _plan_tensor(
         wanted, note = _packing(bits, entry.shape[1], options)
     packed = entry.packing is not None
     action: Action
-    if wanted == entry.packing:
+    if wanted == entry.packing and not (packed and options.method != "round"):
         action = "copy" if packed else "keep" if entry.dtype == dtype else "cast"
     elif wanted is None:
         action = "unpack"
     else:
         action = "repack" if packed else "pack"
+    if action == "copy" and entry.exact:
+        dtype = entry.dtype
     return TensorPlan(name, entry.shape, entry.dtype, entry.nbytes, dtype, wanted, action, note)
 
 
@@ -250,7 +262,8 @@ def _bits(entry: Entry, name: str, options: ConvertOptions) -> int:
     elif options.recipe is None and options.mode != "affine":
         bits, rules = MODES[options.mode][0][0], options.bits_for
     else:
-        recipe = RECIPES[options.recipe or DEFAULT]
+        usual = DEFAULT if options.method == "round" else LEARNED
+        recipe = RECIPES[options.recipe or usual]
         bits, rules = recipe.bits, (*recipe.rules, *options.bits_for)
     for rule in rules:
         if rule.matches(module):

@@ -11,6 +11,7 @@ from mobilellm_mlx.errors import StorageError
 from mobilellm_mlx.events import Event
 
 from .job import Conversion, Origin
+from .licence import Licence
 from .plan import ConvertOptions, make_plan
 from .source import open_source
 from .target import generation_config
@@ -56,6 +57,7 @@ def write_model(model: CatalogueModel, source: Path, directory: Path) -> Iterato
     checkpoint = open_source(source / Path(model.source.member).name)
     origin = Origin(model.name, digests={checkpoint.path.name: model.source.member_sha256})
     job = Conversion(checkpoint, make_plan(checkpoint, options), options, origin)
+    job.licence = Licence(model.licence, (source / "LICENSE",))
     yield from job.run(directory)
     generation = {**generation_config(checkpoint.raw, {}), **model.generation}
     writer.write_json(directory / "generation_config.json", generation)

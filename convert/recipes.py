@@ -41,6 +41,8 @@ def _embeddings(bits: int) -> tuple[Rule, ...]:
 
 
 DEFAULT = "4bit"
+LEARNED = "4bit-blocks"
+"""The default of methods that learn: they want the matrices of all blocks alike."""
 
 RECIPES: dict[str, Recipe] = {
     DEFAULT: Recipe(
@@ -48,7 +50,7 @@ RECIPES: dict[str, Recipe] = {
         "4-bit blocks with 6 bits for values and down-projections, 8-bit embedding and head",
         (*_embeddings(8), Rule("v_proj", 6), Rule("down_proj", 6)),
     ),
-    "4bit-blocks": Recipe(4, "4-bit blocks, 8-bit embedding and head", _embeddings(8)),
+    LEARNED: Recipe(4, "4-bit blocks, 8-bit embedding and head", _embeddings(8)),
     "4bit-all": Recipe(4, "4 bits throughout, the smallest that answers well"),
     "6bit": Recipe(6, "6-bit blocks, 8-bit embedding and head", _embeddings(8)),
     "8bit": Recipe(8, "8 bits throughout, hardly to be told from 16"),

@@ -16,9 +16,8 @@ from mobilellm_mlx.models import LanguageModel, build_config
 from mobilellm_mlx.weights import ITEM_BYTES, parse_safetensors_header
 
 from .licence import Licence
-from .readers.packed import packed_reader
 from .readers.tensors import Entry, Reader, Tensor
-from .source import Source, map_names
+from .source import Source, few_bits_reader, map_names
 
 _STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
@@ -52,15 +51,18 @@ class RemoteSource(Source):
 
     @property
     def nbytes(self) -> int:
-        pickled = self.reader.format == "pytorch"  # then the entries are made up
-        return sum(file.bytes for file in self.weights) if pickled else super().nbytes
+        return sum(file.bytes for file in self.weights)
 
     def licence(self) -> Licence:
         return Licence(self.repo.licence)
 
 
 def remote_source(
-    repo: RemoteRepo, weights: Sequence[RemoteFile], config: Path | None = None
+    repo: RemoteRepo,
+    weights: Sequence[RemoteFile],
+    config: Path | None = None,
+    weight_bits: str | None = None,
+    fake_quant: str | None = None,
 ) -> RemoteSource:
     """Describe a repository from its configuration, and the headers of safetensors files.
 
@@ -86,7 +88,8 @@ def remote_source(
         for name, info in parse_safetensors_header(file.path, header, file.bytes).items():
             location = (file.path, info.start)
             entries[name] = Entry(name, info.shape, info.dtype, info.stop - info.start, location)
-    reader = packed_reader(TableReader("safetensors", entries), raw)
+    table = TableReader("safetensors", entries)
+    reader = few_bits_reader(table, raw, weight_bits, fake_quant)
     return RemoteSource(repo, weights, reader, raw)
 
 

@@ -45,7 +45,7 @@ def proof(job: Conversion) -> dict[str, Any]:
         "family": source.config.family,
         "chat": job.chat,
         "parameters": source.config.parameter_count(),
-        "options": {**asdict(job.options), "verify": job.options.verify},
+        "options": asdict(job.options),
         "bits_per_weight": round(job.plan.bits_per_weight, 3),
         "bytes": job.plan.nbytes,
         # A conversion with either of the two has failed before, so here they are always empty.
@@ -97,7 +97,7 @@ def card(proof: Mapping[str, Any]) -> str:
         "",
         f"Converted from {source['format']} by {proof['made_by']}.",
         "",
-        _licence_sentence(licence),
+        _licence_sentence(licence, proof["family"]),
         "",
         "| | |",
         "|---|---|",
@@ -126,11 +126,12 @@ def _yaml(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z][A-Za-z0-9.+_-]*", text) else json.dumps(text)
 
 
-def _licence_sentence(licence: str | None) -> str:
+def _licence_sentence(licence: str | None, family: str) -> str:
     if licence is None:
+        metas = "; Meta's own for MobileLLM are for non-commercial use" if family != "llama" else ""
         return (
             "**Licence:** the source names none. The terms of the original weights hold for these "
-            "too; MobileLLM's own are for non-commercial use."
+            f"too{metas}."
         )
     return f"**Licence:** {licence}, as the original weights. Converting changes nothing about it."
 

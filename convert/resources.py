@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import sys
 import threading
@@ -10,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mobilellm_mlx.backend import mx
-from mobilellm_mlx.hub import sha256
 
+_BLOCK_BYTES = 8 << 20
 _CACHE_BYTES = 64_000_000
 """What MLX may keep of freed buffers: tensors differ in size, so little of it is used again."""
 
@@ -31,9 +32,9 @@ def hashing(files: Iterable[Path], known: Mapping[str, str]) -> Iterator[dict[st
         for path in files:
             if path.name in known:
                 digests[path.name] = known[path.name]
-            elif not stopped.is_set():
-                with suppress(OSError):  # it is being read elsewhere, which says what is wrong
-                    digests[path.name] = sha256(path)
+            else:
+                with suppress(OSError, _Stopped):  # what cannot be read is said where it is used
+                    digests[path.name] = _sha256(path, stopped)
 
     thread = threading.Thread(target=run, name="hash", daemon=True)
     thread.start()
@@ -43,6 +44,20 @@ def hashing(files: Iterable[Path], known: Mapping[str, str]) -> Iterator[dict[st
         stopped.set()
         raise
     thread.join()
+
+
+class _Stopped(Exception):
+    """The conversion ended early."""
+
+
+def _sha256(path: Path, stopped: threading.Event) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            if stopped.is_set():
+                raise _Stopped
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from mobilellm_mlx.backend import mx, tree_flatten
 from mobilellm_mlx.errors import ConvertError
 from mobilellm_mlx.loading import read_json
 from mobilellm_mlx.models import LanguageModel, ModelConfig, build_config
+from mobilellm_mlx.paths import MANIFEST
 
 from .licence import Licence, find_licence
+from .readers.fake_quant import fake_quant_reader
 from .readers.open import open_directory, open_weights
 from .readers.packed import packed_reader
+from .readers.paretoq import paretoq_reader
 from .readers.tensors import Entry, PackedTensor, Reader, Tensor
 from .tokenizer.files import write_tokenizer
 
@@ -75,8 +79,8 @@ class Source:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors in the files."""
-        return sum(entry.nbytes for entry in self.reader.entries.values())
+        """Bytes of the weight files."""
+        return sum(path.stat().st_size for path in self.reader.files)
 
     @property
     def home(self) -> Path:
@@ -85,7 +89,11 @@ class Source:
 
     def licence(self) -> Licence:
         """What is said about the checkpoint's use."""
-        return find_licence(self.home)
+        found = find_licence(self.home)
+        ours = read_json(self.home / MANIFEST, missing={}).get("licence")
+        if found.name is None and isinstance(ours, str) and ours.isprintable():
+            return replace(found, name=ours[:100])
+        return found
 
     def generation(self) -> dict[str, Any]:
         """Its ``generation_config.json``, as it is; empty when there is none."""
@@ -182,7 +190,13 @@ class Source:
         return [theirs for ours, theirs in self._names.items() if ours not in wanted]
 
 
-def open_source(path: Path, config: Path | None = None, weights: Sequence[str] = ()) -> Source:
+def open_source(
+    path: Path,
+    config: Path | None = None,
+    weights: Sequence[str] = (),
+    weight_bits: str | None = None,
+    fake_quant: str | None = None,
+) -> Source:
     """The checkpoint in a directory or a single file.
 
     Args:
@@ -190,6 +204,8 @@ def open_source(path: Path, config: Path | None = None, weights: Sequence[str] =
             file. A file's configuration is the ``config.json`` beside it; a GGUF carries its own.
         config: a ``config.json`` elsewhere.
         weights: names of the directory's weight files, when it is known which ones are meant.
+        weight_bits: of a ParetoQ checkpoint whose configuration does not name them.
+        fake_quant: the scheme that 16-bit weights were rounded to in training.
 
     Raises:
         MobileLLMError: one of its kinds, when it is no checkpoint of the family or is damaged.
@@ -200,6 +216,10 @@ def open_source(path: Path, config: Path | None = None, weights: Sequence[str] =
     if reader.format == "gguf":
         from .gguf import GGUFSource
 
+        if weight_bits is not None or fake_quant is not None:
+            raise ConvertError(
+                f"`{path.name}` is packed already", "leave out `--weight-bits` and `--fake-quant`"
+            )
         if config is not None:
             raise ConvertError(
                 f"`{path.name}` carries its own configuration", "leave out `--config`"
@@ -209,15 +229,35 @@ def open_source(path: Path, config: Path | None = None, weights: Sequence[str] =
     if config is not None and not config.is_file():
         raise ConvertError(f"there is no `{config}`", "name the source's `config.json`")
     config = config or home / "config.json"
+    if (home / "adapter_config.json").is_file() and not config.is_file():
+        raise ConvertError(
+            f"`{path}` is an adapter, not a model", "merge it into its base model first"
+        )
     if not config.is_file():
         raise ConvertError(
             f"`{path}` has no `config.json` beside it, so the network's shape is unknown",
             "name the configuration with `--config FILE`",
         )
     raw = _read_config(config)
-    reader = packed_reader(reader, raw)
+    reader = few_bits_reader(reader, raw, weight_bits, fake_quant)
     names, unused = map_names(reader.entries)
     return Source(path, reader, raw, names, unused)
+
+
+def few_bits_reader(
+    reader: Reader, raw: Mapping[str, Any], weight_bits: str | None, fake_quant: str | None
+) -> Reader:
+    """``reader`` with weights that are packed, or were trained for few bits, as packed entries.
+
+    Raises:
+        ConvertError: when the tensors are not what the configuration or the options say.
+    """
+    reader = paretoq_reader(packed_reader(reader, raw), raw, weight_bits)
+    if fake_quant is not None and not reader.is_readable:
+        raise ConvertError(
+            "what `--fake-quant` finds is in the weights themselves", "convert to see it"
+        )
+    return fake_quant_reader(reader, fake_quant)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mobilellm_mlx import huggingface, paths
 from mobilellm_mlx.errors import ConvertError, MobileLLMError, StorageError
@@ -33,6 +33,8 @@ class HubName:
 
 def parse_hub_name(text: str) -> HubName | None:
     """The parts of a hub name; None when ``text`` is not one (what exists on disk is a path)."""
+    for start in ("https://huggingface.co/", "huggingface.co/", "https://hf.co/"):
+        text = text.removeprefix(start)  # people paste addresses
     if not huggingface.is_repo_id(text):
         return None
     name, file = huggingface.split_file(text)
@@ -72,12 +74,12 @@ def inspect_any(
     name = parse_hub_name(source)
     if name is None:
         path = _path(source)
-        return inspect(open_source(path, config), options, display_name(path))
+        opened = open_source(path, config, (), options.weight_bits, options.fake_quant)
+        return inspect(opened, options, display_name(path))
     repo = huggingface.inspect_repo(name.repo_id, name.revision, offline)
     weights = [f for f in huggingface.wanted_files(repo, name.file) if _is_weights(f)]
-    return inspect(
-        remote_source(repo, weights, config), options, f"{repo.repo_id}@{repo.commit[:8]}"
-    )
+    remote = remote_source(repo, weights, config, options.weight_bits, options.fake_quant)
+    return inspect(remote, options, f"{repo.repo_id}@{repo.commit[:8]}")
 
 
 def _is_weights(file: RemoteFile) -> bool:
@@ -85,8 +87,8 @@ def _is_weights(file: RemoteFile) -> bool:
 
 
 def _path(source: str) -> Path:
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = paths.existing(source)
+    if path is None:
         raise ConvertError(
             f"there is no `{source}`",
             "name a directory, a weight file, or a repository such as facebook/MobileLLM-125M",
@@ -99,13 +101,16 @@ def local_directory(source: str) -> Path | None:
     name = parse_hub_name(source)
     if name is None:
         return None
-    parts = [name.repo_id, name.revision, name.file]
-    flat = "--".join(re.sub(r"[^A-Za-z0-9._-]+", "--", part) for part in parts if part)
+    flat = name.repo_id.replace("/", "--")
+    if name.revision:
+        flat += f"@{quote(name.revision, safe='')}"
+    if name.file:
+        flat += f"+{quote(name.file, safe='')}"
     return paths.models_dir() / "hub" / flat
 
 
-def ensure_converted(source: str) -> Iterator[Event]:
-    """Fetch and convert a hub model into ``local_directory``, with the default recipe.
+def ensure_converted(source: str, options: ConvertOptions | None = None) -> Iterator[Event]:
+    """Fetch and convert a hub model into ``local_directory``, by default with the default recipe.
 
     Raises:
         MobileLLMError: one of its kinds.
@@ -114,7 +119,7 @@ def ensure_converted(source: str) -> Iterator[Event]:
     if target is None:
         raise MobileLLMError(f"`{source}` is not the name of a model on the hub")
     try:
-        yield from convert_any(source, target, ConvertOptions())
+        yield from convert_any(source, target, options or ConvertOptions())
     except StorageError:
         if not (target / paths.MANIFEST).is_file():
             raise  # else another process was faster, which is as good

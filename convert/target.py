@@ -36,11 +36,8 @@ def target_config(
     Raises:
         ConvertError: when it would not describe the same network.
     """
-    layer = config.layers[0]
-    shared = layer.runs > 1
     written: dict[str, Any] = {
-        "architectures": ["MobileLLMForCausalLM" if shared else "LlamaForCausalLM"],
-        "model_type": "mobilellm" if shared else "llama",
+        **_family(config),
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -50,7 +47,7 @@ def target_config(
         "head_dim": config.head_dim,
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": layer.rope.theta,
+        "rope_theta": config.rope_theta,
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -58,12 +55,59 @@ def target_config(
         "torch_dtype": _DTYPES[dtype],
         **token_ids(raw),
     }
-    if shared:
-        written |= {"share_embedding": config.tie_word_embeddings, "layer_sharing": True}
     if quantization:
         written["quantization"] = written["quantization_config"] = dict(quantization)
     _check_same(config, written)
     return written
+
+
+def _family(config: ModelConfig) -> dict[str, Any]:
+    """The name of the family, and what only it has."""
+    if config.feed_forward_name == "feed_forward":
+        return _llama4(config)
+    runs = config.layers[0].runs
+    skips = any(layer.attention == "none" for layer in config.layers)
+    if runs == 1 and not skips:
+        return {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    family: dict[str, Any] = {
+        "architectures": ["MobileLLMForCausalLM"],
+        "model_type": "mobilellm",
+        "share_embedding": config.tie_word_embeddings,
+        "layer_sharing": runs == 2,
+    }
+    if runs > 2:
+        family["layer_runs"] = runs
+    if skips:
+        names = {"full": "full_attention", "none": "none"}
+        family["layer_types"] = [names[layer.attention] for layer in config.layers]
+    return family
+
+
+def _llama4(config: ModelConfig) -> dict[str, Any]:
+    """R1 and Pro, as transformers names their settings."""
+    layers = config.layers
+    windows = {layer.attention: layer.window for layer in layers}
+    tuned = [layer.temperature for layer in layers if layer.temperature is not None]
+    family: dict[str, Any] = {
+        "architectures": [f"{'MobileLLMP1' if 'sliding' in windows else 'Llama4'}ForCausalLM"],
+        "model_type": "llama4_text",
+        "intermediate_size_mlp": config.intermediate_size,
+        "layer_types": [f"{layer.attention}_attention" for layer in layers],
+        "no_rope_layers": [int(layer.rope is not None) for layer in layers],
+        "use_qk_norm": any(layer.qk_norm for layer in layers),
+        # Other programs want a number even where no block attends in chunks.
+        "attention_chunk_size": windows.get("chunked") or config.max_position_embeddings,
+        "attn_temperature_tuning": bool(tuned),
+        "moe_layers": [],
+        "interleave_moe_layer_step": 0,
+        "num_local_experts": 0,
+        "rope_scaling": None,
+    }
+    if "sliding" in windows:
+        family["sliding_window"] = windows["sliding"]
+    if tuned:
+        family |= {"floor_scale": tuned[0].floor_scale, "attn_scale": tuned[0].attn_scale}
+    return family
 
 
 def _check_same(config: ModelConfig, written: Mapping[str, Any]) -> None:

@@ -50,11 +50,11 @@ def transform(plan: TensorPlan, value: Tensor) -> Tensor:
         assert isinstance(value, PackedTensor)
         return _cast_scales(plan, value, dtype)
     dense = value.dense(mx.float32) if isinstance(value, PackedTensor) else value
-    cast = _cast(plan, dense, dtype)
+    narrow = cast(plan, dense, dtype)
     if plan.packing is None:
-        mx.eval(cast)
-        return cast
-    return pack(cast, plan)
+        mx.eval(narrow)
+        return narrow
+    return pack(narrow, plan)
 
 
 def pack(weights: mx.array, plan: TensorPlan) -> PackedTensor:
@@ -70,21 +70,26 @@ def _cast_scales(plan: TensorPlan, value: PackedTensor, dtype: mx.Dtype) -> Pack
     if value.packing.mode != "affine" or value.scales.dtype == dtype:
         return value
     assert value.biases is not None
-    scales, biases = _cast(plan, value.scales, dtype), _cast(plan, value.biases, dtype)
+    scales, biases = cast(plan, value.scales, dtype), cast(plan, value.biases, dtype)
     mx.eval(scales, biases)
     return PackedTensor(value.codes, scales, biases, value.packing)
 
 
-def _cast(plan: TensorPlan, array: mx.array, dtype: mx.Dtype) -> mx.array:
+def cast(plan: TensorPlan, array: mx.array, dtype: mx.Dtype) -> mx.array:
+    """``array`` in another type.
+
+    Raises:
+        ConvertError: when a finite value does not fit.
+    """
     if array.dtype == dtype:
         return array
-    cast = array.astype(dtype)
-    if count_nonfinite(cast) > count_nonfinite(array):
+    narrow = array.astype(dtype)
+    if count_nonfinite(narrow) > count_nonfinite(array):
         raise ConvertError(
             f"tensor `{plan.name}` holds values too large for {_NAMES[plan.dtype]}",
             f"convert with `--dtype {'bfloat16' if plan.dtype == 'F16' else 'float32'}`",
         )
-    return cast
+    return narrow
 
 
 def count_nonfinite(value: Tensor) -> int:

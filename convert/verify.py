@@ -12,7 +12,7 @@ from math import exp, isfinite
 
 from mobilellm_mlx.backend import mx, tree_flatten
 from mobilellm_mlx.errors import ConvertError
-from mobilellm_mlx.models import KVCache, ModelConfig
+from mobilellm_mlx.models import ModelConfig, make_cache
 from mobilellm_mlx.models.network import Block
 
 from .source import EMBEDDING, HEAD, NORM
@@ -135,8 +135,9 @@ class _Side:
         prefix = f"model.layers.{number}."
         names = [name for name, _ in tree_flatten(block.parameters())]
         block.load_weights([(name, self._read(prefix + name)) for name in names], strict=True)
+        attends = layer.attention != "none"
         for _ in range(layer.runs):
-            self._states = [block(state, KVCache()) for state in self._states]
+            self._states = [block(x, make_cache(layer) if attends else None) for x in self._states]
         mx.eval(self._states)
 
     def read_head(self) -> None:

@@ -15,6 +15,15 @@ MANIFEST = "mobilellm.json"
 """Our own file in a model directory: written last, so its presence means the directory is whole."""
 
 
+def existing(text: str) -> Path | None:
+    """The path that a person typed, if something is there; what cannot be a path is not there."""
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, a NUL
+        return None
+
+
 def _home_override() -> Path | None:
     value = os.environ.get("MOBILELLM_HOME")
     return Path(value).expanduser() if value else None

@@ -12,8 +12,8 @@ import codecs
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,10 +174,8 @@ class JsonTokenizer(Tokenizer):
         return self._ids("a", add_special_tokens=True)[:1] == [token]
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        try:
+        with _rust_errors("`tokenizer.json` cannot encode a text"):
             return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
-        except Exception as error:  # such as an unknown token that the vocabulary does not have
-            raise TokenizerError(f"`tokenizer.json` cannot encode a text: {error}") from error
 
     @abstractmethod
     def _piece_bytes(self, piece: str) -> bytes:
@@ -233,6 +231,30 @@ class SpacePieceTokenizer(JsonTokenizer):
         return text.removeprefix(" ") if self._strips else text
 
 
+_MAX_GROWTH = 64
+
+
+def _growth(normaliser: dict[str, Any]) -> int:
+    """How many times as long a normaliser can make a text, at most: replacing can be chained."""
+    growth = 1
+    for step in normaliser.get("normalizers") or []:
+        growth = min(growth * _growth(step), 1 << 30)
+    if normaliser.get("type") == "Replace":
+        growth *= len(str(normaliser.get("content", ""))) + 1
+    return growth
+
+
+@contextmanager
+def _rust_errors(what: str) -> Iterator[None]:
+    """``tokenizers`` raises bare Exceptions, and panics that are not even those."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise TokenizerError(f"{what}: {error}") from error
+        raise
+
+
 def read_tokenizer_json(path: Path) -> JsonTokenizer:
     """The tokenizer in a ``tokenizer.json``.
 
@@ -241,12 +263,13 @@ def read_tokenizer_json(path: Path) -> JsonTokenizer:
     """
     from tokenizers import Tokenizer as Rust
 
-    try:
+    with _rust_errors(f"`{path}` cannot be read"):
         rust = Rust.from_file(str(path))
-        # Only the state says what a sequence of decoders is made of.
+        # Only the state says what a sequence of decoders or normalisers is made of.
         decoder = json.loads(rust.decoder.__getstate__()) if rust.decoder else {}
-    except Exception as error:  # tokenizers raises bare Exceptions
-        raise TokenizerError(f"`{path}` cannot be read: {error}") from error
+        normaliser = json.loads(rust.normalizer.__getstate__()) if rust.normalizer else {}
+    if _growth(normaliser) > _MAX_GROWTH:
+        raise TokenizerError(f"`{path}` makes every text more than {_MAX_GROWTH} times as long")
     if decoder.get("type") == "ByteLevel":
         return ByteLevelTokenizer(rust)
     found = [_decoding_step(step) for step in decoder.get("decoders", [decoder])]

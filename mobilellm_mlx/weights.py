@@ -23,7 +23,7 @@ ITEM_BYTES = {
 }  # fmt: skip
 """Bytes of one element, by safetensors' names for types."""
 _MAX_HEADER_BYTES = 100_000_000
-_REMOVE_AND_PULL = "remove it with `mobilellm models rm` and fetch it again"
+_REMOVE_AND_PULL = "it is damaged or incomplete: fetch it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name in table:
         name.encode()  # half a surrogate pair is no name: a ValueError
     if len(table) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"`{twice[:80]}` is listed twice")
     return table
 
@@ -100,7 +100,10 @@ def _tensor_info(file: str, name: str, entry: Any, begin: int, size: int) -> Ten
     """The entry, checked; ``begin`` is where the file's data begins, ``size`` its length."""
     try:
         dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        whole = all(type(n) is int and n >= 0 for n in (start, stop, *shape))
+        # Bounded before they are multiplied: products of huge numbers take for ever.
+        whole = len(shape) <= 8 and all(
+            type(n) is int and 0 <= n < 2**63 for n in (start, stop, *shape)
+        )
         fits = whole and start <= stop <= size - begin
         if fits and isinstance(dtype, str) and dtype not in ITEM_BYTES:
             raise WeightsError(f"tensor `{name}` in `{file}` has the unsupported type {dtype[:20]}")
@@ -109,7 +112,8 @@ def _tensor_info(file: str, name: str, entry: Any, begin: int, size: int) -> Ten
     except (KeyError, TypeError, ValueError):
         pass
     raise WeightsError(
-        f"tensor `{name}` in `{file}` does not fit the file: {str(entry)[:80]}",
+        f"tensor `{name}` in `{file}` does not fit the {size:,} bytes of the file, by its entry "
+        f"in the header: {json.dumps(entry, default=str)[:80]}",
         _REMOVE_AND_PULL,
     )
 

@@ -125,7 +125,7 @@ def _plan(source: ModelDirectory, asked: str) -> dict[str, _Plan]:
     config = source.config
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     plans = {"token_embd.weight": _plan_tensor(source, EMBEDDING, asked)}
-    rope = RopeConfig(theta=config.layers[0].rope.theta)
+    rope = RopeConfig(theta=config.rope_theta)
     place = 0
     for layer, settings in enumerate(config.layers):
         if replace(settings, runs=1) != LayerConfig(rope=rope):
@@ -170,6 +170,8 @@ def _choose(source: ModelDirectory, name: str, found: BlockType | str, asked: st
     if asked == "auto":
         if isinstance(found, BlockType):
             return found
+        if found and source.shapes[name][1] % BLOCK == 0:  # packed, in a way that has no blocks
+            return Q8_0
         return BF16 if not found and source.entry(name).dtype == "BF16" else F16
     kind = gguf_out.TYPES[asked]
     if kind.values == BLOCK and source.shapes[name][1] % BLOCK:
@@ -234,7 +236,7 @@ def _metadata(source: ModelDirectory, plans: dict[str, _Plan]) -> dict[str, Any]
         "llama.attention.key_length": config.head_dim,
         "llama.attention.value_length": config.head_dim,
         "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "llama.rope.freq_base": config.layers[0].rope.theta,
+        "llama.rope.freq_base": config.rope_theta,
         "llama.rope.dimension_count": config.head_dim,
         "llama.vocab_size": config.vocab_size,
     }

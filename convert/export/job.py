@@ -20,6 +20,7 @@ from mobilellm_mlx.errors import ConvertError, InvalidOption, StorageError
 from mobilellm_mlx.events import Event, ExportSummary, Notice, Progress
 from mobilellm_mlx.weights import weight_files
 
+from ..files import is_own
 from ..readers.safetensors_file import SafetensorsReader
 from ..readers.tensors import MergedReader, PackedTensor, Reader, Tensor, read_bytes
 from ..target import target_config
@@ -34,8 +35,9 @@ Format = Literal["safetensors", "gguf"]
 FLOAT_TYPES = ("f16", "bf16", "f32")
 
 _KEPT = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "generation_config.json",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+    "generation_config.json",
 )  # fmt: skip
 """Files of a model directory that go with its weights, beside its licence."""
 
@@ -97,10 +99,12 @@ def export(directory: Path, target: Path, options: ExportOptions) -> Iterator[Ev
             summary = yield from write_gguf(source, done, options.type)
             with done.open("rb") as file:  # on the disk before the name is
                 os.fsync(file.fileno())
+            _require_free(target, options.force)  # minutes may have passed
             done.replace(target)
         else:
             done.mkdir()
             summary = yield from _write_directory(source, done, options)
+            writer.require_absent(target, options.force, [directory])  # minutes may have passed
             writer.publish(done, target, _manifest(source))
     files = target.iterdir() if target.is_dir() else [target]
     yield replace(
@@ -150,7 +154,7 @@ def _write_directory(
         name: (_dtype(source, name, default, options), shape)
         for name, shape in source.shapes.items()
     }
-    kept = [path for pattern in _KEPT for path in source.path.glob(pattern) if path.is_file()]
+    kept = [source.path / name for name in _KEPT if is_own(source.path, source.path / name)]
     for path in {*kept, *source.licence().files}:
         shutil.copyfile(path, directory / path.name)
     config = target_config(source.config, source.raw, default, None)

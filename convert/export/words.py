@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,7 @@ def _pad_vocabulary(meta: dict[str, Any], rows: int) -> None:
     if "tokenizer.ggml.scores" in meta:
         meta["tokenizer.ggml.scores"] += [0.0] * len(missing)
     if len(set(tokens)) != rows:
-        twice = next(token for token in tokens if tokens.count(token) > 1)
+        twice = Counter(tokens).most_common(1)[0][0]
         raise ConvertError(f"the tokenizer has the token {twice!r} twice", _AS_IT_IS)
 
 

@@ -1,4 +1,4 @@
-"""The three methods of mlx-lm that ``learned`` offers, called as functions with our data.
+"""The three methods of mlx-lm that ``methods`` offers, called as functions with our data.
 
 mlx-lm is imported where it is used: that takes seconds. Its functions report to bars on the
 terminal; here they report to a callback.
@@ -16,7 +16,7 @@ from typing import Any
 from mobilellm_mlx.backend import backend, mx, nn, tree_flatten
 from mobilellm_mlx.errors import ConvertError
 from mobilellm_mlx.loading import build_model
-from mobilellm_mlx.models import LanguageModel, LayerConfig, ModelConfig
+from mobilellm_mlx.models import LanguageModel, LayerConfig, ModelConfig, RopeConfig
 from mobilellm_mlx.weights import Packing
 
 from ..readers.tensors import PackedTensor, Tensor
@@ -289,7 +289,8 @@ def _awq_packing(job: Job) -> Packing:
     Raises:
         ConvertError: when there are several, or the network is not one of mlx-lm's.
     """
-    plain = LayerConfig(rope=job.config.layers[0].rope)  # what mlx-lm's Llama can be told
+    rope = RopeConfig(job.config.rope_theta)
+    plain = LayerConfig(rope=rope)  # what mlx-lm's Llama can be told
     if any(layer != plain for layer in job.config.layers):
         raise ConvertError("awq cannot follow blocks that run twice or differ", INSTEAD)
     model = LanguageModel(job.config)
@@ -303,7 +304,7 @@ def _awq_packing(job: Job) -> Packing:
 def _mlx_lm_llama(job: Job) -> nn.Module:
     from mlx_lm.models import llama
 
-    config, rope = job.config, job.config.layers[0].rope
+    config = job.config
     model = llama.Model(
         llama.ModelArgs(
             model_type="llama",
@@ -316,8 +317,8 @@ def _mlx_lm_llama(job: Job) -> nn.Module:
             max_position_embeddings=config.max_position_embeddings,
             rms_norm_eps=config.rms_norm_eps,
             vocab_size=config.vocab_size,
-            rope_theta=rope.theta,
-            rope_traditional=rope.traditional,
+            rope_theta=config.rope_theta,
+            rope_traditional=False,
             tie_word_embeddings=config.tie_word_embeddings,
         )
     )

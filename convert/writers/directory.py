@@ -37,12 +37,14 @@ def exclusive(parent: Path) -> Iterator[None]:
         lock = (parent / ".lock").open("w")
     with lock:
         with _storage_errors(parent):
+            alone = True
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
-        for left in parent.glob(f"{_PARTIAL}*"):
+                alone = False
+        for left in parent.glob(f"{_PARTIAL}*") if alone else ():
             shutil.rmtree(left, ignore_errors=True)
         yield
 
@@ -62,7 +64,7 @@ def require_absent(target: Path, force: bool, sources: Iterable[Path] = ()) -> N
         raise StorageError(
             f"the name of the result is longer than {_MAX_NAME_BYTES} bytes", "choose a shorter one"
         )
-    if any(source.resolve().is_relative_to(target.resolve()) for source in sources):
+    if any(_lies_in(source, target) for source in sources):
         raise StorageError(
             f"`{target}` is where the source lies", "name another directory for the result"
         )
@@ -72,15 +74,41 @@ def require_absent(target: Path, force: bool, sources: Iterable[Path] = ()) -> N
         if not any(target.iterdir()):
             return
         if (target / MANIFEST).is_file():
-            if force:
-                return
-            raise StorageError(
-                f"`{target}` is there already", "replace it with `--force`, or name another"
-            )
+            if not force:
+                raise StorageError(
+                    f"`{target}` is there already", "replace it with `--force`, or name another"
+                )
+            _refuse_strangers(target)
+            return
     raise StorageError(
         f"`{target}` is there already and is no model directory of ours, so it is not replaced",
         "name another directory for the result",
     )
+
+
+def _refuse_strangers(target: Path) -> None:
+    """What somebody put into a model directory is theirs, and is not removed with it."""
+    try:
+        own = {MANIFEST, *json.loads((target / MANIFEST).read_bytes())["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    if strangers := sorted(path.name for path in target.iterdir() if path.name not in own):
+        raise StorageError(
+            f"`{target}` holds files that are not the model's: {', '.join(strangers[:3])}",
+            "move them elsewhere, or name another directory for the result",
+        )
+    if target.samefile(Path.cwd()):
+        raise StorageError(
+            f"`{target}` is the current directory, which cannot be replaced", "leave it first"
+        )
+
+
+def _lies_in(source: Path, target: Path) -> bool:
+    """Whether ``source`` is, or leads to something in, ``target``, however either is spelled."""
+    if not target.exists():
+        return source.resolve().is_relative_to(target.resolve())
+    real = source.resolve()
+    return any(place.exists() and place.samefile(target) for place in (real, *real.parents))
 
 
 @contextmanager
@@ -113,7 +141,8 @@ def _sweep(left: Path, target: Path) -> None:
         try:
             if not _lock(descriptor):
                 return  # nobody knows whether its process lives
-            if left.name.endswith(_OLD) and not target.exists():
+            whole = left.name.endswith(_OLD) and (left / MANIFEST).is_file()
+            if whole and not target.exists():
                 left.rename(target)
             else:
                 shutil.rmtree(left, ignore_errors=True)
@@ -185,13 +214,20 @@ def publish(directory: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         directory.rename(target)
         return
     old = directory.with_name(f"{directory.name}{_OLD}")
-    target.rename(old)
+    lock = os.open(target, os.O_RDONLY)
     try:
-        directory.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        _lock(lock)  # or another process would put it back between the two renames
+        target.rename(old)
+        try:
+            directory.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        # Its manifest first: what is half removed is never put back.
+        (old / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -209,8 +245,16 @@ def _storage_errors(place: Path) -> Iterator[None]:
                 f"the disk is full at `{place}`",
                 "free some space, name another place, or point MOBILELLM_HOME to another disk",
             ) from error
-        blamed = error.filename if isinstance(error.filename, str) else place
+        if error.errno == errno.EFBIG:
+            raise StorageError(
+                f"a file at `{place}` would be larger than this account may write",
+                "see `ulimit -f`, or name another disk",
+            ) from error
+        if isinstance(error.filename, str) and not Path(error.filename).is_relative_to(place):
+            raise StorageError(
+                f"`{error.filename}`: {error.strerror}", "check the path and its rights"
+            ) from error
         raise StorageError(
-            f"`{blamed}` cannot be written: {error.strerror or error}",
+            f"`{place}` cannot be written: {error.strerror or error}",
             "check its permissions, name another place, or point MOBILELLM_HOME elsewhere",
         ) from error

@@ -21,18 +21,40 @@ EXIT_CODES: dict[Status, int] = {"ok": 0, "error": 1, "cancelled": 130}
 """What to leave with after a job, by the status of its summary."""
 
 
+@contextmanager
+def _orderly_ends() -> Iterator[None]:
+    """Let a job tidy up when it is terminated or its terminal is closed, not only on Ctrl-C."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there are signals heard
+        yield
+        return
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def show_progress(events: Iterable[Event]) -> Summary | None:
     """A bar for each task and every notice on stderr; the summary, if there was one.
 
     Plain lines when nobody is watching live.
     """
     from rich.console import Console
+
+    console = Console(stderr=True)
+    with _orderly_ends():
+        return _bars(console, events) if console.is_terminal else _progress_lines(events)
+
+
+def _bars(console: Any, events: Iterable[Event]) -> Summary | None:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return _progress_lines(events)
     summary = None
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
     with Bars(*columns, TimeRemainingColumn(compact=True), console=console) as bars:
@@ -83,10 +105,11 @@ def print_json(events: Iterable[Event], job: str) -> int:
     started = time.perf_counter()
     code = 0
     try:
-        for event in events:
-            _write(event.to_json())
-            if isinstance(event, Summary):
-                code = EXIT_CODES[event.status]
+        with _orderly_ends():
+            for event in events:
+                _write(event.to_json())
+                if isinstance(event, Summary):
+                    code = EXIT_CODES[event.status]
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
@@ -129,33 +152,74 @@ def _write(line: str) -> None:
     sys.stdout.flush()
 
 
-def print_answer(events: Iterator[Event]) -> GenerationSummary | None:
-    """The answer's text as it comes, on stdout; the summary at its end."""
-    from mobilellm_mlx.events import TextDelta
+def print_answer(events: Iterator[Event], show_reasoning: bool = False) -> GenerationSummary | None:
+    """The answer's text as it comes, on stdout; the summary at its end.
+
+    Args:
+        events: of one answer.
+        show_reasoning: print on stderr what comes before the answer, dimmed on a terminal.
+    """
+    from mobilellm_mlx.events import ReasoningDelta, TextDelta
 
     summary = None
+    reasoning = _Reasoning() if show_reasoning else None
     ends_line = True
     try:
         for event in events:
             if isinstance(event, TextDelta):
+                if reasoning:
+                    reasoning.end()
                 sys.stdout.write(event.text)
                 sys.stdout.flush()
                 ends_line = event.text.endswith("\n")
+            elif isinstance(event, ReasoningDelta) and reasoning:
+                reasoning.write(event.text)
             elif isinstance(event, GenerationSummary):
                 summary = event
     finally:
+        if reasoning:
+            reasoning.end()
         if not ends_line:
             sys.stdout.write("\n")
             sys.stdout.flush()
+    if summary and summary.status == "ok" and summary.reasoning_tokens and not summary.text:
+        click.echo(f"note: {_only_reasoned(summary)}", err=True)
     return summary
+
+
+class _Reasoning:
+    """Reasoning on stderr, ended by one line break however it was left."""
+
+    def __init__(self) -> None:
+        self._line = ""
+
+    def write(self, text: str) -> None:
+        self._line = (self._line + text).rpartition("\n")[2]
+        click.secho(text, err=True, nl=False, dim=True)
+
+    def end(self) -> None:
+        if self._line:
+            self._line = ""
+            click.echo(err=True)
+
+
+def _only_reasoned(summary: GenerationSummary) -> str:
+    """Why nothing is on stdout, and what to do about it."""
+    said = f"the model reasoned for {summary.reasoning_tokens:,} tokens and gave no answer"
+    advice = {
+        "length": "; raise `--max-tokens` or set `--thinking-budget`",
+        "context": "; the context is full: set `--thinking-budget`",
+    }
+    return said + advice.get(summary.stop_reason, "")
 
 
 def describe(summary: GenerationSummary) -> str:
     """What an answer cost, in one line."""
     reused = f" ({summary.cached_tokens} reused)" if summary.cached_tokens else ""
+    thought = f" ({summary.reasoning_tokens} of reasoning)" if summary.reasoning_tokens else ""
     return (
         f"prompt {summary.prompt_tokens} tokens{reused} at {summary.prefill_tok_per_s:.0f} tok/s, "
         f"first token after {summary.ttft_s:.2f} s, "
-        f"{summary.generated_tokens} tokens at {summary.decode_tok_per_s:.1f} tok/s, "
+        f"{summary.generated_tokens} tokens{thought} at {summary.decode_tok_per_s:.1f} tok/s, "
         f"peak {format_bytes(summary.peak_memory_bytes)}, seed {summary.options.get('seed')}"
     )

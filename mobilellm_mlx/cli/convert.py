@@ -57,6 +57,16 @@ _PATH = click.Path(path_type=Path)
     metavar="NAME",
     help="Or learn the rounding from text: gptq, dwq, awq.",
 )
+@click.option(
+    "--weight-bits",
+    type=click.Choice(["1", "1.58", "2", "3", "4"]),
+    help="Bits of a ParetoQ checkpoint, if its `config.json` names none.",
+)
+@click.option(
+    "--fake-quant",
+    type=click.Choice(["int4"]),
+    help="What training rounded the 16-bit weights to: kept without rounding again.",
+)
 @click.option("--text", type=_PATH, metavar="FILE", help="Text to learn and measure with.")
 @click.option("--config", type=_PATH, metavar="FILE", help="The source's `config.json`.")
 @click.option("--tokenizer", type=_PATH, metavar="DIR", help="Where to take the tokenizer from.")
@@ -64,7 +74,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--force", is_flag=True, help="Replace a model directory that is there.")
 @click.option("--offline", is_flag=True, help="Use only what was downloaded before.")
 @click.option("--inspect", is_flag=True, help="Say what SOURCE is and would become; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print events as JSON lines; --inspect as an object."
+)
 @debug_option
 def convert(source: str, output: Path | None, inspect: bool, as_json: bool, **values: Any) -> int:
     """Turn the checkpoint SOURCE into a model directory that chats.
@@ -72,6 +84,8 @@ def convert(source: str, output: Path | None, inspect: bool, as_json: bool, **va
     SOURCE is a directory, a single .bin, .pth, .safetensors or .gguf file, or a repository of the
     Hugging Face Hub such as facebook/MobileLLM-125M. No code of it runs and PyTorch is not needed.
     """
+    if not source:
+        raise click.UsageError("SOURCE is empty.")
     if output is None and not inspect:
         raise click.UsageError("Say where the result goes with -o DIR (or --inspect SOURCE).")
     if inspect:
@@ -120,6 +134,8 @@ def _options(values: Mapping[str, Any]) -> Any:
         bits_for=tuple(rules),
         dtype=values["dtype"],
         method=values["method"],
+        weight_bits=values["weight_bits"],
+        fake_quant=values["fake_quant"],
         verify=not values["no_verify"],
         force=values["force"],
     )
@@ -128,7 +144,8 @@ def _options(values: Mapping[str, Any]) -> Any:
 def describe(summary: ConvertSummary) -> Iterator[str]:
     """What a conversion gave, in a few lines."""
     sizes = f"{format_bytes(summary.source_bytes)} -> {format_bytes(summary.bytes)}"
-    count = f"{summary.parameters / 1e6:,.0f}M" if summary.parameters >= 1e6 else "few"
+    millions = f"{summary.parameters / 1e6:,.0f}M"
+    count = millions if summary.parameters >= 1e6 else f"{summary.parameters:,}"
     yield f"{count} parameters, {sizes} ({summary.bits_per_weight:.2f} bits a weight)"
     if summary.perplexity is not None and summary.reference_perplexity is not None:
         yield (
@@ -139,10 +156,10 @@ def describe(summary: ConvertSummary) -> Iterator[str]:
         )
     licence = summary.licence or "not named by the source; look where you got it"
     yield f"licence: {licence}"
+    verified = f", {summary.verify_s:.1f} s to verify" if summary.verify_s else ", not verified"
     yield (
         f"{summary.convert_s:.1f} s to convert with at most "
-        f"{format_bytes(summary.convert_peak_memory_bytes)} of memory, "
-        f"{summary.verify_s:.1f} s to verify"
+        f"{format_bytes(summary.convert_peak_memory_bytes)} of memory{verified}"
     )
     path = shlex.quote(summary.path)
     if summary.chat:

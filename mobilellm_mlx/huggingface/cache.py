@@ -72,6 +72,8 @@ class Place:
         pointer.unlink(missing_ok=True)  # a link to nothing
         try:
             pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+        except FileExistsError:  # another process was faster
+            return
         except OSError:  # a disk without links: the file itself, as the official client does
             shutil.move(blob, pointer)
 

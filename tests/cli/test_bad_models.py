@@ -126,10 +126,10 @@ BAD: dict[str, tuple[Change, str]] = {
     "no weights": (remove("model.safetensors"), "no weights in "),
     "empty weights": (write("model.safetensors", b""), "is truncated or damaged"),
     "weights cut in the header": (truncate("model.safetensors", 0.005), "is truncated or damaged"),
-    "weights cut in the data": (truncate("model.safetensors", 0.6), "does not fit the file"),
+    "weights cut in the data": (truncate("model.safetensors", 0.6), "does not fit the "),
     "weights are a web page": (write("model.safetensors", "<html>" * 99), "truncated or damaged"),
-    "a shape beyond its data": (weights(grow_first), "does not fit the file"),
-    "a tensor outside the file": (weights(point_outside), "does not fit the file"),
+    "a shape beyond its data": (weights(grow_first), "does not fit the "),
+    "a tensor outside the file": (weights(point_outside), "does not fit the "),
     "a renamed tensor": (weights(rename_norm), "model.norm.weight"),
     "weights of another kind": (weights(lambda h: h.clear()), "missing"),
     "index names no file": (

@@ -125,3 +125,12 @@ def test_a_model_without_a_chat_template_is_explained(run, tmp_path) -> None:
     result = run("chat", str(write_model(tmp_path / "base", template=None)), stdin=b"hi\n")
     assert (result.code, result.out) == (1, "")
     assert "`base` has no chat template" in result.err and "\nhint: " in result.err
+
+
+def test_reasoning_is_left_out_unless_it_is_asked_for(monkeypatch, capsys) -> None:
+    for show, err in ((False, ""), (True, "Hm, an a.\nHm, an a.\n")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\n")))
+        session = Session(ScriptedEngine(["One.", "Two."], reasoning="Hm, an a."))
+        assert chat_in_lines(session, show) == 0
+        said = capsys.readouterr()
+        assert (said.out, said.err) == ("One.\nTwo.\n", err)

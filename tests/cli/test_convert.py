@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -325,3 +326,15 @@ def test_without_a_terminal_every_task_is_a_line_and_every_notice_too(capsys) ->
 
 def test_a_job_without_a_summary_has_none(capsys) -> None:
     assert console.show_progress([Progress("x", 1, 2)]) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=str)
+def test_however_it_is_ended_nothing_is_left(popen, source, tmp_path, number) -> None:
+    out = tmp_path / "out"
+    process = popen("convert", str(source), "-o", str(out), "--method", "dwq")
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob(".out.partial-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(timeout=30) in (128 + number, 130)
+    assert not list(tmp_path.glob(".out.partial-*")) and not out.exists()

@@ -21,7 +21,7 @@ def test_a_gguf_file_is_written_and_its_path_is_the_answer(run, tmp_path, packed
     assert out.read_bytes()[:4] == b"GGUF"
     said = result.err.splitlines()
     assert said[0].startswith("writing (") and said[1].startswith("checking (")
-    assert said[2].startswith("note: 1 of 20 tensors are rounded to F16")
+    assert said[2].startswith("note: 1 of 20 tensors are rounded to Q8_0")
     size = out.stat().st_size / 1000
     assert said[3:] == [f"{size:.0f} kB of gguf (q4_1), 1 of 20 tensors rounded"]
 

@@ -15,6 +15,7 @@ DOCUMENTED = {
     "model_loaded",
     "prefill_progress",
     "text_delta",
+    "reasoning_delta",
     "summary",
 }
 
@@ -81,6 +82,7 @@ def test_sampling_options_reach_the_answer(run, tiny_dir) -> None:
         "--min-p": 0.1,
         "--repetition-penalty": 1.2,
         "--seed": 11,
+        "--thinking-budget": 0,
     }
     args = [word for name, value in given.items() for word in (name, str(value))]
     told = json_events(run, "-m", str(tiny_dir), "-p", "hi", *args, "--stop", "xx", "--stop", "yy")
@@ -208,6 +210,7 @@ def test_instructions_come_before_the_prompt() -> None:
         ("--max-tokens", "0", "max_tokens"),
         ("--repetition-penalty", "0", "repetition_penalty"),
         ("--seed", "-1", "seed"),
+        ("--thinking-budget", "-1", "thinking_budget"),
         ("--stop", "", "stop"),
         ("--context", "1", "context"),
     ],
@@ -235,3 +238,83 @@ def test_in_json_an_error_is_the_summary_line(run, args) -> None:
     assert (result.code, result.err) == (2 if "--temp" in args else 1, "")
     assert (last["event"], last["job"], last["status"]) == ("summary", "generate", "error")
     assert last["error"] and last["hint"]
+
+
+@pytest.fixture
+def thinker(monkeypatch) -> dict:
+    """Makes the verb ask a scripted model that reasons; change the dictionary to change it."""
+    told = {"answers": ["Yes."], "reasoning": "Is it?\n"}
+
+    class Thinker(ScriptedEngine):
+        def __init__(self, *_):
+            super().__init__(**told)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.close()
+
+    monkeypatch.setattr(verb, "Engine", Thinker)
+    return told
+
+
+def test_reasoning_goes_to_stderr_when_it_is_asked_for(run, tiny_dir, thinker) -> None:
+    args = ("generate", "-m", str(tiny_dir), "-p", "hi")
+    plain, shown = run(*args), run(*args, "--show-reasoning")
+    assert (plain.out, plain.err) == ("Yes.\n", "")
+    assert (shown.out, shown.err) == ("Yes.\n", "Is it?\n")
+
+
+def test_reasoning_is_dimmed_on_a_terminal(tiny_dir, thinker, capsys, monkeypatch) -> None:
+    import click
+
+    styled = []
+    monkeypatch.setattr(click, "secho", lambda text, **style: styled.append((text, style)))
+    list_ = iter([events.ReasoningDelta("Hm"), events.TextDelta("Yes.")])
+    verb.console.print_answer(list_, show_reasoning=True)
+    assert styled == [("Hm", {"err": True, "nl": False, "dim": True})]
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("Yes.\n", "\n")
+
+
+def test_in_json_reasoning_has_events_of_its_own(run, tiny_dir, thinker) -> None:
+    told = json_events(run, "-m", str(tiny_dir), "-p", "hi")
+    pieces = [event["text"] for event in told if event["event"] == "reasoning_delta"]
+    assert "".join(pieces) == told[-1]["reasoning"] == "Is it?\n"
+    assert (told[-1]["text"], told[-1]["reasoning_tokens"]) == ("Yes.", 2)
+    assert {event["event"] for event in told} <= DOCUMENTED
+
+
+def test_reasoning_without_an_answer_is_explained(run, tiny_dir, thinker) -> None:
+    thinker["answers"] = [""]
+    result = run("generate", "-m", str(tiny_dir), "-p", "hi", "-v")
+    assert (result.code, result.out) == (0, "")
+    note, cost = result.err.splitlines()
+    assert note == "note: the model reasoned for 2 tokens and gave no answer"
+    assert "2 tokens (2 of reasoning) at" in cost
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [("length", "raise `--max-tokens` or set `--thinking-budget`"), ("context", "context is full")],
+)
+def test_reasoning_that_was_cut_says_what_to_do(capsys, reason, advice) -> None:
+    cut = events.GenerationSummary(reasoning="Hm", reasoning_tokens=1, stop_reason=reason)
+    verb.console.print_answer(iter([cut]))
+    assert advice in capsys.readouterr().err
+
+
+def test_a_template_that_opens_reasoning_and_a_budget_that_closes_it(run, tmp_path) -> None:
+    from tiny import CHATML, write_model
+
+    template = CHATML.replace("assistant\\n", "assistant\\n<think>\\n")
+    directory = str(write_model(tmp_path / "thinker", template=template))
+    args = ("-m", directory, "-p", "hi", "--max-tokens", "30", "--temp", "0")
+    last = json_events(run, *args)[-1]
+    assert (last["text"], last["reasoning_tokens"]) == ("", 30)
+    last = json_events(run, *args, "--thinking-budget", "0")[-1]
+    assert (last["reasoning"], last["reasoning_tokens"]) == ("", 0)
+    assert last["text"] and last["generated_tokens"] == 30
+    last = json_events(run, *args, "--thinking-budget", "0", "--raw")[-1]
+    assert last["text"] and not last["reasoning"]

@@ -274,7 +274,9 @@ def test_what_is_not_finite_is_counted_said_and_kept(tmp_path, name, value) -> N
     flat = mx.where(mx.arange(array.size) < 3, value, array.reshape(-1)).astype(array.dtype)
     source = checkpoint(tmp_path / "s", WIDE, {name: flat.reshape(array.shape)})
     said = run(source, tmp_path / "t", ConvertOptions())
-    assert notices(said) == [f"tensor `{name}` holds 3 NaN or infinite values"]
+    counted, useless = notices(said)
+    assert counted == f"tensor `{name}` holds 3 NaN or infinite values"
+    assert "it is of no use" in useless and useless in (tmp_path / "t" / "README.md").read_text()
     assert said[-1].nonfinite == 3 and said[-1].perplexity is None
     assert proof(tmp_path / "t")["nonfinite"] == {name: 3}
     assert proof(tmp_path / "t")["quality"] is None
@@ -405,3 +407,53 @@ def test_an_exception_of_bits_is_what_comes_out(tmp_path) -> None:
     assert written["model.layers.0.self_attn.v_proj.weight"].shape == (32, 64 * 6 // 32)
     assert written["model.layers.1.mlp.up_proj.weight"].dtype == mx.bfloat16
     assert "model.layers.1.mlp.up_proj.scales" not in written
+
+
+# Learned rounding
+
+
+def test_a_learned_conversion_runs_from_end_to_end(tmp_path) -> None:
+    source = checkpoint(tmp_path / "s")
+    *events, summary = run(source, tmp_path / "t", ConvertOptions(bits=4, method="gptq"))
+    assert summary.mean_kl is not None and summary.verified_tokens > 0
+    tasks = {event.task for event in events if isinstance(event, Progress)}
+    assert {"measuring", "rounding"} <= tasks
+    plain = run(source, tmp_path / "p", ConvertOptions(bits=4))[-1]
+    assert summary.mean_kl != plain.mean_kl
+
+
+def test_what_was_learned_from_is_not_what_it_is_judged_by(tmp_path, monkeypatch) -> None:
+    from convert import job
+    from convert.learning import calibration
+
+    asked: list[list[list[int]]] = []
+    samples = calibration.samples
+
+    def spy(*args, **options) -> list[list[int]]:
+        asked.append(samples(*args, **options))
+        return asked[-1]
+
+    monkeypatch.setattr(job.calibration, "samples", spy)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(map(str, range(3000))))
+    options = ConvertOptions(bits=4, method="gptq")
+    list(job.convert(checkpoint(tmp_path / "s"), tmp_path / "t", options, text=text))
+    lesson, exam = asked
+    assert lesson and exam and not {tuple(w) for w in lesson} & {tuple(w) for w in exam}
+
+
+def test_values_too_large_to_learn_from_are_said_as_for_plain_rounding(tmp_path) -> None:
+    source = checkpoint(tmp_path / "s", WIDE, {UP: mx.full((128, 64), 1e5)}, dtype=mx.float32)
+    with pytest.raises(ConvertError, match="too large for float16"):
+        run(source, tmp_path / "t", ConvertOptions(bits=4, method="gptq"))
+
+
+def test_leaving_a_learned_conversion_early_ends_its_thread(tmp_path) -> None:
+    import threading
+
+    from convert.job import convert
+
+    steps = convert(checkpoint(tmp_path / "s"), tmp_path / "t", ConvertOptions(method="gptq"))
+    next(event for event in steps if isinstance(event, Progress) and event.task == "measuring")
+    steps.close()  # type: ignore[attr-defined]
+    assert not any(thread.name == "learn" for thread in threading.enumerate())

@@ -269,3 +269,11 @@ def test_a_module_that_the_table_excepts_is_left_as_it_is(tmp_path) -> None:
     reader = PackedReader(open_weights(tmp_path / "m.safetensors"), table)
     assert reader.entries["m.weight"].packing is None
     assert reader.entries["m.weight"].shape == (2, 64)
+
+
+def test_a_missing_part_is_noticed_without_an_index(tmp_path) -> None:
+    touch(tmp_path, "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors")
+    with pytest.raises(ConvertError, match="holds 2 of 3 parts"):
+        weight_files(tmp_path)
+    touch(tmp_path, "model-00003-of-00003.safetensors")
+    assert len(weight_files(tmp_path)) == 3

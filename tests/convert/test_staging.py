@@ -52,12 +52,21 @@ def test_an_empty_directory_is_as_good_as_none(source, tmp_path) -> None:
 def test_a_model_that_is_there_is_replaced_with_force_alone(source, tmp_path) -> None:
     target = tmp_path / "model"
     run(source, target)
-    (target / "mark").write_text("old")
+    before = target.stat().st_ino
     with pytest.raises(StorageError, match="is there already") as caught:
         run(source, target)
-    assert "`--force`" in str(caught.value.hint) and (target / "mark").exists()
+    assert "`--force`" in str(caught.value.hint) and target.stat().st_ino == before
     run(source, target, FORCE)
-    assert not (target / "mark").exists() and leftovers(tmp_path) == []
+    assert target.stat().st_ino != before and leftovers(tmp_path) == []
+
+
+def test_what_somebody_put_into_a_model_is_not_removed_with_it(source, tmp_path) -> None:
+    target = tmp_path / "model"
+    run(source, target)
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(StorageError, match=r"not the model's: notes\.txt"):
+        run(source, target, FORCE)
+    assert (target / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("options", [FAST, FORCE], ids=["plain", "force"])
@@ -412,3 +421,42 @@ def test_a_tensor_is_written_before_the_next_is_read(tmp_path, monkeypatch) -> N
     steps = list(dict.fromkeys(order))
     modules = list(dict.fromkeys(module for _, module in order))
     assert steps == [(what, m) for m in modules for what in ("read", "transform", "write")]
+
+
+# Found by review
+
+
+def test_what_was_half_removed_is_not_put_back(source, tmp_path) -> None:
+    left = tmp_path / ".model.partial-x-old"
+    left.mkdir()
+    (left / "half").write_text("x")
+    run(source, tmp_path / "model")
+    assert not (tmp_path / "model" / "half").exists() and untouched(tmp_path, "model")
+
+
+def test_what_a_killed_run_had_moved_away_is_put_back(source, tmp_path) -> None:
+    run(source, tmp_path / "model")
+    (tmp_path / "model").rename(tmp_path / ".model.partial-x-old")
+    with pytest.raises(StorageError, match="is there already"):
+        run(source, tmp_path / "model")
+    assert (tmp_path / "model" / MANIFEST).is_file() and untouched(tmp_path, "model")
+
+
+def test_a_text_in_the_target_is_a_source_too(source, tmp_path) -> None:
+    run(source, tmp_path / "model")
+    text = tmp_path / "model" / "text.txt"
+    text.write_text("word " * 3000)
+    with pytest.raises(StorageError, match=r"is where the source lies|not the model's"):
+        list(convert(source, tmp_path / "model", ConvertOptions(force=True), text=text))
+    assert text.is_file()
+
+
+def test_a_disk_without_locks_sweeps_nothing_up(tmp_path, monkeypatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    (tmp_path / ".partial-somebody").mkdir()
+    monkeypatch.setattr(writer.fcntl, "flock", unsupported)
+    with writer.exclusive(tmp_path):
+        pass
+    assert (tmp_path / ".partial-somebody").is_dir()

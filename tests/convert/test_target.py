@@ -73,7 +73,7 @@ def test_the_table_is_under_both_names() -> None:
     "layers",
     [
         (LayerConfig(), LayerConfig(runs=2)),
-        (LayerConfig(runs=3),) * 2,
+        (LayerConfig(runs=3), LayerConfig(runs=2)),
         (LayerConfig(rope=RopeConfig(traditional=True)),) * 2,
     ],
 )
@@ -110,3 +110,10 @@ def test_the_generation_configuration_has_stops_and_sampling_of_both_files() -> 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "hot", {"a": 1}, -1, True], ids=str)
 def test_sampling_that_no_model_can_have_is_not_carried_over(value) -> None:
     assert "temperature" not in generation_config({}, {"do_sample": True, "temperature": value})
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4])
+def test_blocks_that_run_often_keep_their_count(runs) -> None:
+    config = build_config({**MOBILELLM, "layer_sharing": False, "layer_runs": runs})
+    written = target_config(config, {}, "F16", None)
+    assert written["model_type"] == "mobilellm" and build_config(written) == config

@@ -136,7 +136,7 @@ def test_the_working_directory_is_beside_the_target_and_always_removed(tmp_path,
 )
 def test_a_disk_that_refuses_is_explained(tmp_path, number, said) -> None:
     with pytest.raises(StorageError, match=said) as caught, writer.working_directory(tmp_path):
-        raise OSError(number, os.strerror(number), "x")
+        raise OSError(number, os.strerror(number), str(tmp_path / "x"))
     assert "MOBILELLM_HOME" in str(caught.value.hint)
 
 

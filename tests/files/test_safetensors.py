@@ -202,3 +202,16 @@ def test_any_header_is_either_refused_or_read_within_the_file(
         return
     mx.eval(list(tensors.values()))
     assert sum(array.nbytes for array in tensors.values()) <= 64
+
+
+def test_huge_shapes_are_refused_at_once(file: Path) -> None:
+    """Multiplying numbers of a hundred thousand digits would take minutes."""
+    shape = [10**4000] * 200
+    refused(write(file, {"evil": {"dtype": "F32", "shape": shape, "data_offsets": [0, 16]}}))
+
+
+def test_a_name_listed_twice_among_many_is_found_at_once(file: Path) -> None:
+    entry = json.dumps({**GOOD, "shape": [0], "data_offsets": [0, 0]})
+    pairs = [f'"t{i}": {entry}' for i in range(30_000)]
+    header = "{" + ", ".join([*pairs, pairs[-1]]) + "}"
+    assert "listed twice" in refused(write(file, header.encode())).message

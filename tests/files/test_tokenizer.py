@@ -251,3 +251,30 @@ def test_a_tokenizer_json_we_cannot_read_gives_way_to_a_tokenizer_model(
     (tmp_path / "tokenizer.json").write_text(content)
     (tmp_path / "tokenizer.model").write_bytes((GOLDEN / "botchan_en_bpe_1000.model").read_bytes())
     assert type(load_tokenizer(tmp_path, {})) is SentencePieceTokenizer
+
+
+def test_a_normaliser_that_blows_texts_up_is_refused(tmp_path: Path) -> None:
+    from tiny import write_byte_tokenizer
+    from tokenizers import Tokenizer as Rust
+    from tokenizers import normalizers
+
+    write_byte_tokenizer(tmp_path)
+    rust = Rust.from_file(str(tmp_path / "tokenizer.json"))
+    rust.normalizer = normalizers.Sequence([normalizers.Replace("e", "ee") for _ in range(24)])
+    rust.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match="times as long"):
+        load_tokenizer(tmp_path, {})
+
+
+def test_a_panic_of_the_tokenizers_library_is_an_error_of_ours(tmp_path: Path) -> None:
+    from tiny import write_byte_tokenizer
+    from tokenizers import Regex, pre_tokenizers
+    from tokenizers import Tokenizer as Rust
+
+    write_byte_tokenizer(tmp_path)
+    rust = Rust.from_file(str(tmp_path / "tokenizer.json"))
+    evil = pre_tokenizers.Split(Regex(r"(\w|\w\w| )+[^\w\s\S]"), "isolated")
+    rust.pre_tokenizer = pre_tokenizers.Sequence([evil, rust.pre_tokenizer])
+    rust.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match="cannot encode"):
+        load_tokenizer(tmp_path, {}).encode("a word and more words " * 200)
