@@ -90,7 +90,8 @@ def _llama4(config: ModelConfig) -> dict[str, Any]:
     tuned = [layer.temperature for layer in layers if layer.temperature is not None]
     family: dict[str, Any] = {
         "architectures": [f"{'MobileLLMP1' if 'sliding' in windows else 'Llama4'}ForCausalLM"],
-        "model_type": "llama4_text",
+        # Programs that know Llama 4 ignore windows and temperatures, and would say nothing.
+        "model_type": "llama4_text" if set(windows) == {"full"} and not tuned else "mobilellm_pro",
         "intermediate_size_mlp": config.intermediate_size,
         "layer_types": [f"{layer.attention}_attention" for layer in layers],
         "no_rope_layers": [int(layer.rope is not None) for layer in layers],

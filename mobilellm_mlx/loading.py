@@ -203,16 +203,16 @@ _ACTIVATION_TYPE = (
     "model.embed_tokens.weight",
     "model.norm.weight",
 )
-"""The tensors whose type the activations take: the first that there is with a floating type. (The
-scales of ``mxfp4`` and its like are bytes.)"""
+"""The tensors whose type the activations take: the narrowest floating one of them. (Norms may be
+float32 beside 16-bit weights, scales that must stay exact beside 16-bit norms; the scales of
+``mxfp4`` and its like are bytes.)"""
 
 
 def activation_dtype(tensors: Mapping[str, mx.array]) -> mx.Dtype:
     """The type that activations take from a checkpoint's tensors."""
-    for name in _ACTIVATION_TYPE:
-        if name in tensors and mx.issubdtype(tensors[name].dtype, mx.floating):
-            return tensors[name].dtype
-    return mx.float32
+    found = [tensors[name].dtype for name in _ACTIVATION_TYPE if name in tensors]
+    floats = [dtype for dtype in found if mx.issubdtype(dtype, mx.floating)]
+    return min(floats, key=lambda dtype: dtype.size, default=mx.float32)
 
 
 def _uniform(array: mx.array, dtype: mx.Dtype) -> mx.array:
@@ -273,10 +273,8 @@ def _planned_item_bytes(
     """Bytes of one activation, and so of one cached key: what `build_model` will choose."""
     if compute == "dense" or not backend().half_precision:
         return 4
-    for name in _ACTIVATION_TYPE:
-        if name in tensors and (item := _FLOAT_BYTES.get(tensors[name].dtype)):
-            return item
-    return 4
+    found = [tensors[name].dtype for name in _ACTIVATION_TYPE if name in tensors]
+    return min((_FLOAT_BYTES[dtype] for dtype in found if dtype in _FLOAT_BYTES), default=4)
 
 
 def _load_words(

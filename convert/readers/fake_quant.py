@@ -95,6 +95,12 @@ class FakeQuantReader(Reader):
             with mx.stream(mx.cpu):
                 scales = self._find_scales(entry)
                 if misfits := _count(mx.isnan(scales)):
+                    if extra is not None:
+                        raise ConvertError(
+                            f"`{entry.name}` does not hold the values that its stored scales give "
+                            f"({misfits:,} of {scales.size:,} rows do not fit)",
+                            "convert without `--fake-quant`, or ask for the rounded weights",
+                        )
                     self.misfits[entry.name] = misfits, scales.size
                     return entry
                 dtype = _smallest_type(scales)
@@ -126,11 +132,11 @@ class FakeQuantReader(Reader):
             return
         if packed:
             where = f" (the scales of {stored} are stored beside them)" if stored else ""
-            yield f"{packed} matrices hold 4-bit weights{where}: they need no further rounding"
+            yield f"{packed} matrices hold 4-bit weights{where}, kept exactly for float32"
         if self.misfits:
             some = [f"`{n}` ({a:,} of {b:,})" for n, (a, b) in list(self.misfits.items())[:3]]
             yield (
-                f"{len(self.misfits)} matrices have groups that are not 4-bit and stay unpacked: "
+                f"{len(self.misfits)} matrices with groups that are not 4-bit are as any others: "
                 f"{', '.join(some)}{' and others' if len(self.misfits) > 3 else ''}"
             )
 

@@ -56,7 +56,8 @@ class Session:
                     shown.append(event.text)
                 elif isinstance(event, GenerationSummary):
                     ended = True
-                    if event.text or event.status == "ok":
+                    only_reasoned = bool(event.reasoning) and not event.text
+                    if event.text or (event.status == "ok" and not only_reasoned):
                         self.messages += [said, Message("assistant", event.text)]
                 yield event
         except GeneratorExit:  # the reader has left in the middle

@@ -287,7 +287,9 @@ class _Budget:
 
     def watch(self, stream: TextStream) -> None:
         """Look after every token. An end marker that has begun by itself may come to its end."""
-        if self._end and stream.reasons and stream.reasoning_tokens >= (self._limit or 0):
+        spent = stream.reasoning_tokens - (self._limit or 0)
+        # What looks like the beginning of a marker for longer than a marker is none.
+        if self._end and spent >= 0 and (stream.reasons or spent > len(self._end)):
             self.forced.extend(self._end)
             self._end = []
 

@@ -176,6 +176,7 @@ class TextStream:
         self.reasoning_tokens += self._undecided
         self._undecided = 0
         shown = self._strings.add(last.text + rest.text) + self._strings.finish()
+        self.stopped = self.stopped or self._strings.found
         return Piece(shown, last.reasoning + rest.reasoning)
 
     def _text_of(self, token: int) -> str:

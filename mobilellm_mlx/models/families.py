@@ -90,6 +90,9 @@ _LLAMA4_TYPES: dict[str, AttentionKind] = {
 _LLAMA4_NEEDS = (
     "rope_theta",
     "rms_norm_eps",
+    "max_position_embeddings",
+    "num_key_value_heads",
+    "head_dim",
     "use_qk_norm",
     "no_rope_layers",
     "tie_word_embeddings",
@@ -124,6 +127,8 @@ def _llama4(raw: RawConfig) -> ModelConfig:
             f"`no_rope_layers` has {len(positions)} entries, expected one for each of {count} "
             "blocks"
         )
+    if raw.get("sliding_window") is not None and raw.get("layer_types") is None:
+        raise ConfigError("`sliding_window` is given, but no `layer_types` say whose it is")
     # Unless listed it is as in Llama 4: blocks with positions attend in chunks.
     kinds: list[AttentionKind] = _layer_types(raw, count, _LLAMA4_TYPES) or [
         "chunked" if placed else "full" for placed in positions[:count]
@@ -210,6 +215,7 @@ FAMILIES: dict[str, Callable[[RawConfig], ModelConfig]] = {
     "llama": _llama,
     "mobilellm": _mobilellm,
     "llama4_text": _llama4,
+    "mobilellm_pro": _llama4,  # what we call those that other programs would run wrong
 }
 
 
@@ -248,6 +254,8 @@ def _refuse_unsupported(raw: RawConfig) -> None:
         scaling = raw.get(name) or {}
         if not isinstance(scaling, Mapping):
             raise ConfigError(f"`{name}` is {scaling!r}, expected a table")
+        if any(isinstance(value, Mapping) for value in scaling.values()):
+            raise ConfigError(f"`{name}` differs between kinds of blocks, which is not supported")
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind != "default":
             raise ConfigError(f"`{name}` asks for {kind!r} scaling, which is not supported")

@@ -21,6 +21,7 @@ R1: dict[str, Any] = {
     "architectures": ["Llama4ForCausalLM"],
     "model_type": "llama4_text",
     "hidden_size": 64,
+    "head_dim": 16,
     "intermediate_size": 64,
     "intermediate_size_mlp": 128,
     "num_hidden_layers": 4,
@@ -83,6 +84,8 @@ def test_every_line_of_the_family_converts_to_4_bits_is_measured_and_answers(tmp
         loaded = load_model(tmp_path / "t", LoadOptions(compute=compute))
         logits[compute] = loaded.model(ids)
         assert loaded.info.family == raw["model_type"]
+        named = read_json(tmp_path / "t" / "config.json")["model_type"]
+        assert named == ("mobilellm_pro" if raw is PRO else raw["model_type"])
         windows = [c for c in loaded.model.make_cache() if isinstance(c, RotatingKVCache)]
         assert len(windows) == (2 if raw is PRO else 0)
     assert_close(logits["dense"], logits["packed"], FP32_REORDERED * 10, "dense and packed")

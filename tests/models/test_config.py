@@ -87,7 +87,10 @@ def test_an_unknown_family_is_refused_with_the_nearest_one() -> None:
 
 
 def test_a_wholly_unknown_family_is_refused_with_those_there_are() -> None:
-    assert refused(model_type="rwkv7").hint == "supported: llama, llama4_text, mobilellm"
+    assert (
+        refused(model_type="rwkv7").hint
+        == "supported: llama, llama4_text, mobilellm, mobilellm_pro"
+    )
 
 
 @pytest.mark.parametrize("value", [None, 3, ["llama"]])

@@ -195,14 +195,12 @@ def test_stored_scales_are_used_as_they_are(tmp_path, dtype, shape) -> None:
     assert mx.array_equal(packed.scales, mx.repeat(scales, 3, axis=1)).item()
 
 
-def test_stored_scales_that_do_not_fit_leave_the_matrix_alone(tmp_path) -> None:
+def test_stored_scales_that_do_not_fit_are_an_error(tmp_path) -> None:
     w, scales = by_row(20, 64)
     scales[4], scales[7], scales[9] = 0, np.nan, -scales[9]
-    stored = {"x.weight": w, "x.weight_fake_quantizer.scale": mx.array(scales), "y.weight": w}
-    stored["y.weight_fake_quantizer.scale"] = mx.array(by_row(20, 64)[1])
-    reader = FakeQuantReader(reader_of(tmp_path, stored))
-    rows, of = reader.misfits["x.weight"]
-    assert of == 20 and 2 <= rows <= 3 and reader.entries["y.weight"].packing
+    stored = {"x.weight": w, "x.weight_fake_quantizer.scale": mx.array(scales)}
+    with pytest.raises(ConvertError, match=r"`x\.weight` does not hold the values .* of 20 rows"):
+        FakeQuantReader(reader_of(tmp_path, stored))
 
 
 def test_stored_scales_are_not_passed_over(tmp_path) -> None:
@@ -212,12 +210,11 @@ def test_stored_scales_are_not_passed_over(tmp_path) -> None:
     assert "--fake-quant int4" in (caught.value.hint or "")
 
 
-def test_where_no_stored_scale_fits_all_stays_as_it_is(tmp_path) -> None:
-    w = by_row(20, 64)[0]
-    stored = {"x.weight": w, "x.weight_fake_quantizer.scale": mx.full((20, 1), 1e-5)}
-    reader = fake_quant_reader(reader_of(tmp_path, stored), "int4")
-    assert reader.entries["x.weight"].packing is None and len(reader.notices) == 1
-    assert mx.array_equal(reader.read("x.weight"), w).item()
+def test_weights_that_were_not_rounded_to_their_stored_scales_are_refused(tmp_path) -> None:
+    stored = {"x.weight": by_row(20, 64)[0]}
+    stored["x.weight_fake_quantizer.scale"] = mx.full((20, 1), 1e-5)
+    with pytest.raises(ConvertError, match="20 of 20 rows do not fit"):
+        fake_quant_reader(reader_of(tmp_path, stored), "int4")
 
 
 def test_scales_that_belong_to_nothing_are_not_hidden(tmp_path) -> None:
