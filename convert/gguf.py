@@ -28,7 +28,7 @@ from .tokenizer import gguf as gguf_tokenizer
 from .writers import directory as writer
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK = {
+BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -176,8 +176,8 @@ def _names(stored: Iterable[str]) -> dict[str, str]:
     for name in sorted(stored):
         block = re.fullmatch(r"blk\.(0|[1-9][0-9]*)\.(\w+)\.weight", name)
         top = re.fullmatch(r"(\w+)\.weight", name)
-        if block and block[2] in _BLOCK:
-            names[f"model.layers.{block[1]}.{_BLOCK[block[2]]}.weight"] = name
+        if block and block[2] in BLOCK_NAMES:
+            names[f"model.layers.{block[1]}.{BLOCK_NAMES[block[2]]}.weight"] = name
         elif top and top[1] in _TOP:
             names[f"{_TOP[top[1]]}.weight"] = name
         else:

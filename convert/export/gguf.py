@@ -22,6 +22,7 @@ from mobilellm_mlx.errors import ConvertError
 from mobilellm_mlx.events import Event, ExportSummary, Notice, Progress
 from mobilellm_mlx.models.config import LayerConfig, RopeConfig
 
+from ..gguf import BLOCK_NAMES
 from ..readers.gguf import open_gguf
 from ..readers.tensors import PackedTensor, Reader, Tensor
 from ..source import EMBEDDING, HEAD, NORM
@@ -31,17 +32,6 @@ from ..writers.gguf_file import BF16, BLOCK, F16, F32, Q4_0, Q4_1, Q8_0, BlockTy
 from .source import ModelDirectory, iter_rows, map_rows, require_finite
 from .words import tokenizer_metadata
 
-_BLOCK_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 _F16_MAX = 65_504.0
 
 
@@ -137,7 +127,7 @@ def _plan(source: ModelDirectory, asked: str) -> dict[str, _Plan]:
                 _plan_tensor(source, f"model.layers.{layer}.{ours}.weight", asked),
                 heads=heads.get(name, 0),
             )
-            for name, ours in _BLOCK_NAMES.items()
+            for name, ours in BLOCK_NAMES.items()
         }
         for _ in range(settings.runs):
             plans |= {f"blk.{place}.{name}.weight": plan for name, plan in block.items()}

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import TracebackType
 
 from mobilellm_mlx.backend import mx
 
 from ..readers.tensors import PackedTensor
+from .ordered import OrderedWriter
 
 ALIGNMENT = 32
 """Bytes: every tensor begins at a multiple of it."""
@@ -66,7 +66,7 @@ Layout = Mapping[str, tuple[BlockType, tuple[int, ...]]]
 """Name to type and shape (rows, columns), in the order of writing."""
 
 
-class GgufWriter:
+class GgufWriter(OrderedWriter):
     """One file: the head at once, then the tensors in the layout's order.
 
     Args:
@@ -80,13 +80,7 @@ class GgufWriter:
 
     def __init__(self, path: Path, metadata: Metadata, layout: Layout):
         self._layout = dict(layout)
-        self._waiting = iter(self._layout)
-        self._file = path.open("wb", buffering=0)
-        try:
-            self._write(_head(metadata, self._layout))
-        except BaseException:
-            self._file.close()
-            raise
+        super().__init__(path, self._layout, lambda: _head(metadata, self._layout))
 
     def write(self, name: str, pieces: Iterable[mx.array]) -> None:
         """Append the next tensor.
@@ -98,7 +92,7 @@ class GgufWriter:
         Raises:
             ValueError: when another tensor is due, or its size is another.
         """
-        due, written = next(self._waiting, None), 0
+        due, written = self._due(), 0
         if name != due:
             raise ValueError(f"`{name}` is written where `{due}` is due")
         for data in pieces:
@@ -110,35 +104,6 @@ class GgufWriter:
         if written != kind.tensor_bytes(shape):
             raise ValueError(f"`{name}` has {written} bytes, expected {kind.tensor_bytes(shape)}")
         self._write(bytes(-written % ALIGNMENT))
-
-    def _write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:  # an unbuffered write may take less than it was given
-            view = view[self._file.write(view) :]
-
-    def close(self) -> None:
-        """End the file.
-
-        Raises:
-            ValueError: when tensors of the layout were never written.
-        """
-        self._file.close()
-        if (missing := next(self._waiting, None)) is not None:
-            raise ValueError(f"`{missing}` was never written")
-
-    def __enter__(self) -> GgufWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
 
 
 def _head(metadata: Metadata, layout: Layout) -> bytes:

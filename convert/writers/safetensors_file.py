@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from types import TracebackType
 
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.weights import ITEM_BYTES
+
+from .ordered import OrderedWriter
 
 DTYPES: dict[str, mx.Dtype] = {
     "F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "U8": mx.uint8,
@@ -30,7 +31,7 @@ def layout_bytes(layout: Layout) -> int:
     return sum(ITEM_BYTES[dtype] * prod(shape) for dtype, shape in layout.values())
 
 
-class SafetensorsWriter:
+class SafetensorsWriter(OrderedWriter):
     """One file: the header at once, then the tensors in the layout's order.
 
     Args:
@@ -44,13 +45,7 @@ class SafetensorsWriter:
 
     def __init__(self, path: Path, layout: Layout, metadata: Mapping[str, str] | None = None):
         self._layout = dict(layout)
-        self._waiting = iter(self._layout)
-        self._file = path.open("wb", buffering=0)
-        try:
-            self._write(_header(self._layout, metadata or {}))
-        except BaseException:
-            self._file.close()
-            raise
+        super().__init__(path, self._layout, lambda: _header(self._layout, metadata or {}))
 
     def write(self, name: str, array: mx.array) -> None:
         """Append the next tensor; evaluates it.
@@ -58,7 +53,7 @@ class SafetensorsWriter:
         Raises:
             ValueError: when it is not the tensor that the layout has next.
         """
-        due = next(self._waiting, None)
+        due = self._due()
         expected = self._layout.get(name)
         if name != due or expected != (NAMES.get(array.dtype), tuple(array.shape)):
             raise ValueError(
@@ -69,35 +64,6 @@ class SafetensorsWriter:
             # Bytes, because no buffer format names bfloat16. A scalar has no last axis to view.
             flat = mx.contiguous(array).reshape(-1).view(mx.uint8)
             self._write(memoryview(flat))  # type: ignore[arg-type]  # it has the buffer protocol
-
-    def _write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:  # an unbuffered write may take less than it was given
-            view = view[self._file.write(view) :]
-
-    def close(self) -> None:
-        """End the file.
-
-        Raises:
-            ValueError: when tensors of the layout were never written.
-        """
-        self._file.close()
-        if (missing := next(self._waiting, None)) is not None:
-            raise ValueError(f"`{missing}` was never written")
-
-    def __enter__(self) -> SafetensorsWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
 
 
 def _header(layout: Layout, metadata: Mapping[str, str]) -> bytes:
