@@ -424,3 +424,16 @@ def test_a_flash_attends_and_caches_in_the_published_blocks_only(name: str) -> N
     assert model.config.kv_bytes(100, 2) == 100 * len(attending) * 2 * 8 * 64 * 2
     stored = sum(array.size for _, array in tree_flatten(model.parameters()))
     assert model.config.parameter_count() == stored
+
+
+@pytest.mark.parametrize("prompt", [511, 512, 513, 700])
+def test_the_published_window_is_exact_at_its_edges_and_beyond(prompt: int) -> None:
+    """Pro's window of 512, a prompt in pieces of 256 as on a CPU, then one token at a time."""
+    raw = PRO | {"sliding_window": 512, "max_position_embeddings": 1024}
+    model = make_model(raw)
+    tokens = mx.array([[(7 * i) % raw["vocab_size"] for i in range(prompt + 4)]])
+    whole = model(tokens)
+    caches = model.make_cache()
+    pieces = [model(tokens[:, i : min(i + 256, prompt)], caches) for i in range(0, prompt, 256)]
+    pieces += [model(tokens[:, i : i + 1], caches) for i in range(prompt, prompt + 4)]
+    assert_close(mx.concatenate(pieces, axis=1), whole, FP32_REORDERED, "in pieces")
