@@ -8,6 +8,7 @@ from typing import Any
 
 from .plan import ConvertOptions, Plan, make_plan
 from .source import Source
+from .writers.safetensors_file import TORCH_NAMES
 
 CONTEXTS = (2048, 8192, 32768)
 """Contexts for which the memory is worked out."""
@@ -84,12 +85,9 @@ def packings(plan: Plan) -> dict[str, int]:
     for tensor in plan.tensors:
         if tensor.packing is None:
             kind = "matrices" if len(tensor.shape) == 2 else "norms"
-            words[f"{_NAMES[tensor.dtype]} {kind}"] += 1
+            words[f"{TORCH_NAMES[tensor.dtype]} {kind}"] += 1
         else:
             packing = tensor.packing
             mode = "" if packing.mode == "affine" else f" {packing.mode}"
             words[f"{packing.bits}-bit{mode}, groups of {packing.group_size}"] += 1
     return dict(words)
-
-
-_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}

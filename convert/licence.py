@@ -34,11 +34,6 @@ def find_licence(directory: Path) -> Licence:
     return Licence(_card_licence(directory), tuple(files.values()))
 
 
-def card_licence(text: str) -> str | None:
-    """The licence that a model card's front matter names."""
-    return readme_licence(text.encode("utf-8", "replace"))
-
-
 def _card_licence(directory: Path) -> str | None:
     path = directory / "README.md"
     try:

@@ -14,14 +14,13 @@ from .readers.paretoq import WIDTHS
 from .readers.tensors import Entry
 from .recipes import DEFAULT, LEARNED, RECIPES, UNPACKED, Rule
 from .source import EMBEDDING, NORM, Source
-from .writers.safetensors_file import layout_bytes
+from .writers.safetensors_file import STORED, layout_bytes
 
 DTypeName = Literal["auto", "float16", "bfloat16", "float32"]
 Method = Literal["round", "gptq", "dwq", "awq"]
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 METHODS = ("round", "gptq", "dwq", "awq")
-_STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 _AGAIN = {"Q2_K": 4, "Q3_K": 4, "Q6_K": 8}
 """Bits for blocks that had to be unpacked: one step up, so that rounding twice costs little."""
@@ -57,7 +56,7 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         _choose("recipe", self.recipe, [None, *RECIPES])
         _choose("mode", self.mode, list(MODES))
-        _choose("dtype", self.dtype, ["auto", *_STORED])
+        _choose("dtype", self.dtype, ["auto", *STORED])
         widths, groups = MODES[self.mode]
         _choose("method", self.method, list(METHODS))
         _choose("weight_bits", self.weight_bits, [None, *WIDTHS])
@@ -217,7 +216,7 @@ def make_plan(source: Source, options: ConvertOptions) -> Plan:
 
 def _stored_dtype(source: Source, options: ConvertOptions) -> str:
     if options.dtype != "auto":
-        return _STORED[options.dtype]
+        return STORED[options.dtype]
     types = {source.entry(name).dtype for name in (EMBEDDING, NORM)}
     return "BF16" if "BF16" in types else "F16"
 

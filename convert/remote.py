@@ -18,8 +18,7 @@ from mobilellm_mlx.weights import ITEM_BYTES, parse_safetensors_header
 from .licence import Licence
 from .readers.tensors import Entry, Reader, Tensor
 from .source import Source, few_bits_reader, map_names
-
-_STORED = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+from .writers.safetensors_file import STORED
 
 
 class TableReader(Reader):
@@ -105,7 +104,7 @@ def _read_config(repo: RemoteRepo) -> dict[str, Any]:
 
 
 def _expected(raw: Mapping[str, Any]) -> dict[str, Entry]:
-    dtype = _STORED.get(str(raw.get("torch_dtype") or raw.get("dtype")), "F32")
+    dtype = STORED.get(str(raw.get("torch_dtype") or raw.get("dtype")), "F32")
     network = tree_flatten(LanguageModel(build_config(raw)).parameters())
     return {
         name: Entry(name, tuple(array.shape), dtype, array.size * ITEM_BYTES[dtype])

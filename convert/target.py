@@ -9,10 +9,11 @@ from mobilellm_mlx.errors import ConvertError, InvalidOption
 from mobilellm_mlx.models import ModelConfig, build_config
 from mobilellm_mlx.options import GenerationOptions
 
+from .writers.safetensors_file import TORCH_NAMES
+
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _MAX_ID = 2**31
-_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 
 
 def target_config(
@@ -52,7 +53,7 @@ def target_config(
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "torch_dtype": _DTYPES[dtype],
+        "torch_dtype": TORCH_NAMES[dtype],
         **token_ids(raw),
     }
     if quantization:

@@ -9,7 +9,7 @@ from mobilellm_mlx.errors import ConvertError
 
 from .plan import TensorPlan
 from .readers.tensors import PackedTensor, Tensor
-from .writers.safetensors_file import DTYPES
+from .writers.safetensors_file import DTYPES, TORCH_NAMES
 
 _INFINITE = {
     mx.float16: (mx.uint16, 0x7FFF, 0x7C00),
@@ -19,7 +19,6 @@ _INFINITE = {
 """Bits without the sign, and where infinities and NaNs begin among them: comparing whole numbers is
 ten times faster on a CPU than asking whether floats are finite."""
 
-_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 _ROWS = 4096
 """Of a matrix, measured at once."""
 
@@ -86,7 +85,7 @@ def cast(plan: TensorPlan, array: mx.array, dtype: mx.Dtype) -> mx.array:
     narrow = array.astype(dtype)
     if count_nonfinite(narrow) > count_nonfinite(array):
         raise ConvertError(
-            f"tensor `{plan.name}` holds values too large for {_NAMES[plan.dtype]}",
+            f"tensor `{plan.name}` holds values too large for {TORCH_NAMES[plan.dtype]}",
             f"convert with `--dtype {'bfloat16' if plan.dtype == 'F16' else 'float32'}`",
         )
     return narrow

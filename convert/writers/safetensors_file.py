@@ -20,6 +20,9 @@ DTYPES: dict[str, mx.Dtype] = {
     "F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "U8": mx.uint8,
 }  # fmt: skip
 """Types that are written, by safetensors' names."""
+TORCH_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+"""What PyTorch, configurations and people call those that weights have."""
+STORED = {name: stored for stored, name in TORCH_NAMES.items()}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]

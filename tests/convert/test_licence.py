@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from convert.licence import card_licence, find_licence
+from convert.licence import find_licence
+from mobilellm_mlx.huggingface import readme_licence
 
 
 def card(head: str) -> str:
@@ -29,7 +30,7 @@ def card(head: str) -> str:
     ],
 )
 def test_the_head_of_a_model_card_names_it(text, licence) -> None:
-    assert card_licence(text) == licence
+    assert readme_licence((text).encode()) == licence
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_the_head_of_a_model_card_names_it(text, licence) -> None:
     ],
 )
 def test_odd_heads_are_read_as_for_the_hub(head, licence) -> None:
-    assert card_licence(card(head)) == licence
+    assert readme_licence((card(head)).encode()) == licence
 
 
 def test_line_ends_of_windows_are_line_ends(tmp_path) -> None:

@@ -8,11 +8,11 @@ from math import nan
 import pytest
 
 from convert.job import ConvertOptions, Origin, convert
-from convert.licence import card_licence
 from convert.recipes import Rule
 from mobilellm_mlx import __version__
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.hub import sha256
+from mobilellm_mlx.huggingface import readme_licence
 from mobilellm_mlx.paths import MANIFEST
 from tests.convert.checkpoints import FAST, UP, WIDE, checkpoint, proof, run, strict_json, tensors
 
@@ -140,7 +140,7 @@ def test_the_card_says_what_people_need(made) -> None:
 
 
 def test_the_card_s_licence_is_read_again(made, tmp_path) -> None:
-    assert card_licence((made[1] / "README.md").read_text()) == "mit"
+    assert readme_licence(((made[1] / "README.md").read_text()).encode()) == "mit"
     run(made[1], tmp_path / "again")
     assert proof(tmp_path / "again")["source"]["licence"] == "mit"
 
