@@ -47,7 +47,28 @@ def make_cache(layer: LayerConfig, limit: int | None = None) -> Cache:
     return KVCache(limit, chunk=layer.window if layer.attention == "chunked" else None)
 
 
-class KVCache:
+class _Buffers:
+    """Keys and values in arrays that are longer than what they hold."""
+
+    step = 256
+    """Tokens by which the arrays grow, so that most updates write in place."""
+
+    def __init__(self) -> None:
+        self._keys: mx.array | None = None  # (B, K, capacity, E)
+        self._values: mx.array | None = None  # (B, K, capacity, E)
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The arrays to evaluate so that everything appended so far is computed."""
+        return [a for a in (self._keys, self._values) if a is not None]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, the room for growth included."""
+        return sum(array.nbytes for array in self.arrays)
+
+
+class KVCache(_Buffers):
     """Cache of one attention run: grows in steps, so that most updates write in place.
 
     Args:
@@ -55,14 +76,11 @@ class KVCache:
         chunk: tokens see only those of their own chunk of this many, counted from the start.
     """
 
-    step = 256
-
     def __init__(self, limit: int | None = None, chunk: int | None = None):
+        super().__init__()
         self.limit = limit
         self.chunk = chunk
         self.offset = 0
-        self._keys: mx.array | None = None  # (B, K, capacity, E)
-        self._values: mx.array | None = None  # (B, K, capacity, E)
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append and give back everything seen.
@@ -136,18 +154,8 @@ class KVCache:
         self._keys, self._values = map(mx.array, pair) if pair else (None, None)
         self.offset = 0 if self._keys is None else self._keys.shape[2]
 
-    @property
-    def arrays(self) -> list[mx.array]:
-        """The arrays to evaluate so that everything appended so far is computed."""
-        return [a for a in (self._keys, self._values) if a is not None]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, the room for growth included."""
-        return sum(array.nbytes for array in self.arrays)
-
-
-class RotatingKVCache:
+class RotatingKVCache(_Buffers):
     """Cache of a run that sees the last ``window`` tokens only: older ones are let go.
 
     Keys carry their positions, so they lie in the order of their tokens in a buffer with some room
@@ -158,15 +166,12 @@ class RotatingKVCache:
         limit: most tokens that may be seen in all; None is unlimited.
     """
 
-    step = 256
-
     def __init__(self, window: int, limit: int | None = None):
+        super().__init__()
         self.window = window
         self.limit = limit
         self.offset = 0
         self._held = 0
-        self._keys: mx.array | None = None  # (B, K, capacity, E)
-        self._values: mx.array | None = None  # (B, K, capacity, E)
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append and give back what the new tokens may see.
@@ -254,13 +259,3 @@ class RotatingKVCache:
         self._keys, self._values = map(mx.array, state) if state else (None, None)
         self._held = 0 if self._keys is None else self._keys.shape[2]
         self.offset = offset
-
-    @property
-    def arrays(self) -> list[mx.array]:
-        """The arrays to evaluate so that everything appended so far is computed."""
-        return [a for a in (self._keys, self._values) if a is not None]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, the room at the end included."""
-        return sum(array.nbytes for array in self.arrays)
