@@ -39,21 +39,53 @@ class ChatEngine(Protocol):
     def defaults(self) -> GenerationOptions:
         """The sampling that the model's makers recommend."""
 
-    def load(self) -> Iterator[Event]:
-        """Bring the model into memory; ends with ``ModelLoaded``."""
+    def load(self, directory: Path | None = None) -> Iterator[Event]:
+        """Bring the model into memory; ends with ``ModelLoaded``.
+
+        Args:
+            directory: of another model, which takes the present one's place. One that does not fit
+                is refused while the present one is still in memory, and after any failure it is
+                the present one that answers.
+        """
 
     def chat(
         self,
         messages: Sequence[Message],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
+        begun: str | Sequence[int] = (),
     ) -> Iterator[Event]:
-        """Answer a conversation; ends with a ``GenerationSummary``."""
+        """Answer a conversation; ends with a ``GenerationSummary``.
+
+        Args:
+            messages: what was said.
+            options: sampling and stopping.
+            cancel: stops the answer.
+            begun: what the answer begins with, and goes on from: the ids that the model generated
+                before, or a text, which is answer and no reasoning. Deltas and summary hold only
+                what is new, and ``max_tokens`` counts only that.
+        """
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Length of the prompt that ``chat`` makes of a conversation; from any thread.
+
+        Raises:
+            EngineError: while no model is in memory.
+        """
 
     def complete(
         self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
     ) -> Iterator[Event]:
         """Continue plain text; ends with a ``GenerationSummary``."""
+
+    def save_cache(self, path: Path) -> Iterator[Event]:
+        """Write what the model has read of the last conversation; ends with a ``CacheSummary``."""
+
+    def restore_cache(self, path: Path) -> Iterator[Event]:
+        """Know again what ``save_cache`` wrote; ends with a ``CacheSummary``.
+
+        A file that is missing, damaged, or of another model restores nothing, which is no error.
+        """
 
     def close(self) -> None:
         """Stop what runs and give everything back."""
@@ -89,24 +121,35 @@ class Engine:
     def defaults(self) -> GenerationOptions:
         return self._worker.defaults
 
-    def load(self) -> Iterator[Event]:
-        return self._submit(self._worker.load, threading.Event())
+    def load(self, directory: Path | None = None) -> Iterator[Event]:
+        return self._submit(lambda: self._worker.load(directory), threading.Event())
 
     def chat(
         self,
         messages: Sequence[Message],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
+        begun: str | Sequence[int] = (),
     ) -> Iterator[Event]:
         cancel = cancel or threading.Event()
         said = tuple(messages)
-        return self._submit(lambda: self._worker.chat(said, options, cancel), cancel)
+        begun = begun if isinstance(begun, str) else tuple(begun)
+        return self._submit(lambda: self._worker.chat(said, options, cancel, begun), cancel)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return self._worker.count_tokens(messages)
 
     def complete(
         self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
     ) -> Iterator[Event]:
         cancel = cancel or threading.Event()
         return self._submit(lambda: self._worker.complete(text, options, cancel), cancel)
+
+    def save_cache(self, path: Path) -> Iterator[Event]:
+        return self._submit(lambda: self._worker.save_cache(path), threading.Event())
+
+    def restore_cache(self, path: Path) -> Iterator[Event]:
+        return self._submit(lambda: self._worker.restore_cache(path), threading.Event())
 
     def close(self) -> None:
         with self._lock:
@@ -227,7 +270,7 @@ class _Events:
 
 
 class _Worker:
-    """The part of the engine that touches MLX; every method runs on the engine's thread.
+    """The part of the engine that touches MLX; jobs run on the engine's thread.
 
     MLX is imported here and not above: an interface is on the screen before that is done.
     """
@@ -240,15 +283,29 @@ class _Worker:
         self.info: ModelLoaded | None = None
         self.defaults = GenerationOptions()
 
-    def load(self) -> Iterator[Event]:
+    def load(self, directory: Path | None) -> Iterator[Event]:
+        if directory is not None and directory != self._directory:
+            self._switch(directory)
         yield self._ready().info
 
     def chat(
-        self, messages: Sequence[Message], options: GenerationOptions, cancel: threading.Event
+        self,
+        messages: Sequence[Message],
+        options: GenerationOptions,
+        cancel: threading.Event,
+        begun: str | Sequence[int],
     ) -> Iterator[Event]:
         generator = self._ready()
         started = time.perf_counter()
-        yield from generator.generate(generator.chat_prompt(messages), options, cancel, started)
+        prompt = generator.chat_prompt(messages)
+        yield from generator.generate(prompt, options, cancel, started, begun)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """On any thread: templates and tokenizers know nothing of MLX."""
+        generator = self._generator
+        if generator is None:
+            raise EngineError("no model is in memory", "load one first")
+        return len(generator.chat_prompt(messages))
 
     def complete(
         self, text: str, options: GenerationOptions, cancel: threading.Event
@@ -256,6 +313,12 @@ class _Worker:
         generator = self._ready()
         started = time.perf_counter()
         yield from generator.generate(generator.text_prompt(text), options, cancel, started)
+
+    def save_cache(self, path: Path) -> Iterator[Event]:
+        yield from self._ready().save_cache(path)
+
+    def restore_cache(self, path: Path) -> Iterator[Event]:
+        yield from self._ready().restore_cache(path)
 
     def close(self) -> None:
         if not self._touched_mlx:
@@ -267,12 +330,39 @@ class _Worker:
         mx.clear_streams()
 
     def _ready(self) -> Generator:
-        if self._generator is None:
-            from mobilellm_mlx.decoding import Generator
-            from mobilellm_mlx.loading import load_model
+        return self._generator or self._bring(self._directory)
 
-            self._touched_mlx = True  # also when loading fails half-way
-            loaded = load_model(self._directory, self._options)
-            self._generator = Generator(loaded)
-            self.defaults, self.info = loaded.defaults, loaded.info
-        return self._generator
+    def _bring(self, directory: Path) -> Generator:
+        """Load a model; it is the present one once all of it is there."""
+        from mobilellm_mlx.decoding import Generator
+        from mobilellm_mlx.loading import load_model
+
+        self._touched_mlx = True  # also when loading fails half-way
+        loaded = load_model(directory, self._options)
+        generator = Generator(loaded)
+        self._directory, self._generator = directory, generator
+        self.defaults, self.info = loaded.defaults, loaded.info
+        return generator
+
+    def _switch(self, directory: Path) -> None:
+        """Put another model in the present one's place.
+
+        Where there is room for both, the present one goes when the other is there. Otherwise it
+        has to go first, and is loaded again by the next job should the other one fail.
+        """
+        from mobilellm_mlx.backend import mx
+        from mobilellm_mlx.errors import InsufficientMemory
+        from mobilellm_mlx.loading import plan_memory
+
+        self._touched_mlx = True
+        held = self._generator.nbytes if self._generator else 0
+        plan = plan_memory(directory, self._options, freed_bytes=held)
+        if not plan.fits:
+            raise InsufficientMemory(plan.arithmetic)
+        if not plan.fits_beside:
+            self._generator = None
+            mx.clear_cache()
+        try:
+            self._bring(directory)
+        finally:
+            mx.clear_cache()

@@ -71,6 +71,9 @@ class ModelLoaded(Event):
     chat: bool
     licence: str | None
     load_s: float
+    fingerprint: str = ""
+    """Of the model's files and of the form they are computed in: what was computed by a model of
+    another fingerprint is not its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ class GenerationSummary(Summary):
     generated_tokens: int = 0
     reasoning_tokens: int = 0
     """Those of the generated tokens that are reasoning, without the markers around it."""
+    tokens: list[int] = field(default_factory=list)
+    """Ids of the generated tokens, the one that ended the answer among them."""
     ttft_s: float = 0.0
     """From the request's turn on the engine to the first token: template, tokens, prefill."""
     prefill_s: float = 0.0
@@ -201,6 +206,19 @@ class ExportSummary(Summary):
     """Tensors with a value that is not."""
 
 
+@dataclass(frozen=True, slots=True)
+class CacheSummary(Summary):
+    """The end of ``save_cache`` or ``restore_cache``: what was read of a chat, to disk and back."""
+
+    job: str = "save_cache"
+    tokens: int = 0
+    """Whose keys and values were written or are known again."""
+    bytes: int = 0
+    """Of the file."""
+    reason: str | None = None
+    """Why nothing was written or restored, as one sentence; that is no error."""
+
+
 _EVENTS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
@@ -217,6 +235,8 @@ _SUMMARIES: dict[str, type[Summary]] = {
     "generate": GenerationSummary,
     "convert": ConvertSummary,
     "export": ExportSummary,
+    "save_cache": CacheSummary,
+    "restore_cache": CacheSummary,
 }
 
 

@@ -6,6 +6,7 @@ same that mlx-lm reads; ``mobilellm.json`` adds where it came from and under whi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -125,9 +126,11 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
     context = _context_limit(config, options)
     packing = weights.read_quantization(raw)
     files = weights.weight_files(directory)
-    compute = backend().default_compute if options.compute == "auto" else options.compute
+    compute = _compute(options)
+    plan = _plan(config, files, compute, context)
+    if not plan.fits:
+        raise InsufficientMemory(plan.arithmetic)
 
-    _check_memory(config, files, compute, context)
     generation = read_json(directory / "generation_config.json", missing={})
     # The words are read while MLX, on this thread, unpacks the weights: two things of equal length.
     with ThreadPoolExecutor(1) as pool:
@@ -137,6 +140,7 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
             mx.eval(model.parameters())
         tokenizer, template, reasoning, ending = words.result()
     manifest = read_json(directory / MANIFEST, missing={})
+    dtype = str(model.dtype).removeprefix("mlx.core.")
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -155,11 +159,12 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
             kv_bytes_per_token=model.kv_bytes_per_token(),
             context_limit=context,
             compute=compute,
-            dtype=str(model.dtype).removeprefix("mlx.core."),
+            dtype=dtype,
             backend=backend().name,
             chat=template is not None,
             licence=manifest.get("licence"),
             load_s=time.perf_counter() - started,
+            fingerprint=_fingerprint(directory, files, compute, dtype, backend().name),
         ),
     )
 
@@ -230,20 +235,102 @@ def _context_limit(config: ModelConfig, options: LoadOptions) -> int:
     return options.context or trained
 
 
-def _check_memory(
-    config: ModelConfig, files: list[Path], compute: Literal["packed", "dense"], context: int
-) -> None:
-    """Refuse, with the arithmetic, what would not fit: swapping is worse than an answer."""
-    weight_bytes = planned_weight_bytes(config, files, compute)
-    item = _planned_item_bytes(_headers(files), compute)
-    cache_bytes = config.kv_bytes(context, item)
-    available = available_memory_bytes()
-    if weight_bytes + cache_bytes + _KEPT_FREE_BYTES > available:
-        raise InsufficientMemory(
-            f"the model needs {format_bytes(weight_bytes)} for weights and "
-            f"{format_bytes(cache_bytes)} for {context:,} tokens of context, beside "
-            f"{format_bytes(_KEPT_FREE_BYTES)} kept free, but there is {format_bytes(available)}"
+def _compute(options: LoadOptions) -> Literal["packed", "dense"]:
+    return backend().default_compute if options.compute == "auto" else options.compute
+
+
+def _fingerprint(directory: Path, files: list[Path], *form: str) -> str:
+    """What tells a model from every other, and from itself computed in another form.
+
+    The weights' values are not read: their files' sizes and times stand for them.
+    """
+    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    for path in files:
+        status = path.stat()
+        digest.update(f"\n{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(int.from_bytes(file.read(8), "little")))
+    digest.update("\n".join(form).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What a model would take of the memory there is."""
+
+    weight_bytes: int
+    cache_bytes: int
+    """Keys and values of a full context."""
+    context: int
+    """Tokens of that context."""
+    available_bytes: int
+    """What there is, ``freed_bytes`` among it."""
+    freed_bytes: int = 0
+    """What the model gives back that has to make way."""
+    kept_free_bytes: int = _KEPT_FREE_BYTES
+
+    @property
+    def needed_bytes(self) -> int:
+        """All that must be available."""
+        return self.weight_bytes + self.cache_bytes + self.kept_free_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the model can be loaded: swapping would be worse than an answer."""
+        return self.needed_bytes <= self.available_bytes
+
+    @property
+    def fits_beside(self) -> bool:
+        """Whether it can be loaded before the other one makes way."""
+        return self.needed_bytes <= self.available_bytes - self.freed_bytes
+
+    @property
+    def arithmetic(self) -> str:
+        """The sum as a sentence."""
+        freed = f", {format_bytes(self.freed_bytes)} of it from the model now in memory"
+        return (
+            f"the model needs {format_bytes(self.weight_bytes)} for weights and "
+            f"{format_bytes(self.cache_bytes)} for {self.context:,} tokens of context, beside "
+            f"{format_bytes(self.kept_free_bytes)} kept free, {'and' if self.fits else 'but'} "
+            f"there is {format_bytes(self.available_bytes)}{freed if self.freed_bytes else ''}"
         )
+
+
+def plan_memory(
+    directory: Path, options: LoadOptions | None = None, freed_bytes: int = 0
+) -> MemoryPlan:
+    """What loading a model directory would take, from its configuration and headers alone.
+
+    Args:
+        directory: a complete model directory.
+        options: compute form and context.
+        freed_bytes: what a model that makes way for it gives back.
+
+    Raises:
+        MobileLLMError: one of its kinds, for whatever is wrong with the directory.
+    """
+    options = options or LoadOptions()
+    config = build_config(read_json(directory / "config.json"))
+    context = _context_limit(config, options)
+    files = weights.weight_files(directory)
+    return _plan(config, files, _compute(options), context, freed_bytes)
+
+
+def _plan(
+    config: ModelConfig,
+    files: list[Path],
+    compute: Literal["packed", "dense"],
+    context: int,
+    freed_bytes: int = 0,
+) -> MemoryPlan:
+    item = _planned_item_bytes(_headers(files), compute)
+    return MemoryPlan(
+        weight_bytes=planned_weight_bytes(config, files, compute),
+        cache_bytes=config.kv_bytes(context, item),
+        context=context,
+        available_bytes=available_memory_bytes() + freed_bytes,
+        freed_bytes=freed_bytes,
+    )
 
 
 def planned_weight_bytes(

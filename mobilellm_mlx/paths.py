@@ -38,6 +38,24 @@ def cache_dir() -> Path:
     return user_cache_path(APP, appauthor=False)
 
 
+def config_dir() -> Path:
+    """Directory for what a person has chosen: the settings."""
+    if home := _home_override():
+        return home / "config"
+    from platformdirs import user_config_path
+
+    return user_config_path(APP, appauthor=False)
+
+
+def data_dir() -> Path:
+    """Directory for what cannot be made again: the chats."""
+    if home := _home_override():
+        return home / "data"
+    from platformdirs import user_data_path
+
+    return user_data_path(APP, appauthor=False)
+
+
 def models_dir() -> Path:
     """Directory that holds one folder for each model of the catalogue."""
     return cache_dir() / "models"

@@ -5,12 +5,16 @@ For our own tests and for those of programs built on this one. Nothing else impo
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from mobilellm_mlx.errors import MobileLLMError
+from mobilellm_mlx.errors import EngineError, MobileLLMError
 from mobilellm_mlx.events import (
+    CacheSummary,
     Event,
     GenerationSummary,
     ModelLoaded,
@@ -37,6 +41,7 @@ SCRIPTED_MODEL = ModelLoaded(
     chat=True,
     licence="Apache-2.0",
     load_s=0.25,
+    fingerprint="scripted",
 )
 
 
@@ -61,6 +66,7 @@ class ScriptedEngine:
         answers: one for each turn, in order; an exception is raised instead; the last one repeats.
         tok_per_s: speed of speaking; 0 is as fast as possible.
         loading_error: raised by ``load`` instead of loading.
+        switching_error: raised by ``load`` of another directory; the model stays as it is.
         info: the model it claims to be.
         reasoning: what it thinks before every answer.
     """
@@ -71,23 +77,34 @@ class ScriptedEngine:
         *,
         tok_per_s: float = 0,
         loading_error: MobileLLMError | None = None,
+        switching_error: MobileLLMError | None = None,
         info: ModelLoaded = SCRIPTED_MODEL,
         reasoning: str = "",
     ):
         self._answers = list(answers)
         self._tok_per_s = tok_per_s
         self._loading_error = loading_error
+        self._switching_error = switching_error
         self._model = info
         self._reasoning = reasoning
         self.info: ModelLoaded | None = None
         self.defaults = GenerationOptions()
         self.conversations: list[list[Message]] = []
         """What each turn was asked with."""
+        self.begun: list[str | list[int]] = []
+        """What each turn was to go on from."""
         self.closed = False
+        self._known = 0
+        """Tokens of the next prompt that were restored."""
 
-    def load(self) -> Iterator[Event]:
+    def load(self, directory: Path | None = None) -> Iterator[Event]:
+        if directory is not None and self._switching_error:
+            raise self._switching_error
         if self._loading_error:
             raise self._loading_error
+        if directory is not None:
+            name, path = directory.name, str(directory)
+            self._model = replace(self._model, model=name, path=path, fingerprint=name)
         self.info = self._model
         yield self._model
 
@@ -96,15 +113,44 @@ class ScriptedEngine:
         messages: Sequence[Message],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
+        begun: str | Sequence[int] = (),
     ) -> Iterator[Event]:
         self.conversations.append(list(messages))
-        prompt = "".join(message.content for message in messages)
-        yield from self._say(len(prompt.split()), options, cancel or threading.Event())
+        self.begun.append(begun if isinstance(begun, str) else list(begun))
+        known = len(begun.split() if isinstance(begun, str) else begun)
+        count = _count_words(messages) + known
+        yield from self._say(count, options, cancel or threading.Event())
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        if self.info is None:
+            raise EngineError("no model is in memory", "load one first")
+        return _count_words(messages)
 
     def complete(
         self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
     ) -> Iterator[Event]:
         yield from self._say(len(text.split()), options, cancel or threading.Event())
+
+    def save_cache(self, path: Path) -> Iterator[Event]:
+        if not self.conversations:
+            yield CacheSummary("save_cache", reason="there is nothing to keep")
+            return
+        tokens = _count_words(self.conversations[-1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([self._model.fingerprint, tokens]), encoding="utf-8")
+        yield CacheSummary("save_cache", tokens=tokens, bytes=path.stat().st_size)
+
+    def restore_cache(self, path: Path) -> Iterator[Event]:
+        try:
+            fingerprint, tokens = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            yield CacheSummary("restore_cache", reason="there is no such file, or it is damaged")
+            return
+        if fingerprint != self._model.fingerprint:
+            yield CacheSummary("restore_cache", reason="it is of another model")
+            return
+        self._known = tokens
+        yield CacheSummary("restore_cache", tokens=tokens, bytes=path.stat().st_size)
 
     def close(self) -> None:
         self.closed = True
@@ -115,8 +161,9 @@ class ScriptedEngine:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, MobileLLMError):
             raise answer
-        yield PrefillProgress(0, prompt_tokens, 0)
-        yield PrefillProgress(prompt_tokens, prompt_tokens, 0)
+        known, self._known = min(self._known, prompt_tokens), 0
+        yield PrefillProgress(known, prompt_tokens, known)
+        yield PrefillProgress(prompt_tokens, prompt_tokens, known)
         thought: list[str] = []
         said: list[str] = []
         thoughts = [(ReasoningDelta, thought, piece) for piece in _pieces(self._reasoning)]
@@ -137,7 +184,9 @@ class ScriptedEngine:
             reasoning="".join(thought),
             stop_reason="cancelled" if stopped else "stop",
             prompt_tokens=prompt_tokens,
+            cached_tokens=known,
             generated_tokens=len(thought) + len(said),
+            tokens=list(range(len(thought) + len(said))),
             reasoning_tokens=len(thought),
             ttft_s=0.05,
             prefill_s=0.05,
@@ -149,6 +198,10 @@ class ScriptedEngine:
             memory_bytes=120_000_000,
             peak_memory_bytes=150_000_000,
         )
+
+
+def _count_words(messages: Sequence[Message]) -> int:
+    return len("".join(message.content for message in messages).split())
 
 
 def _pieces(text: str, size: int = 4) -> Iterator[str]:

@@ -52,6 +52,9 @@ class Generation:
     """Sampling options in force, the seed included."""
     left_out: tuple[str, ...] = ()
     """Ids of earlier messages on the branch that the model was not shown."""
+    begun_text: str | None = None
+    """What it went on from, where that is not the tokens of the stretches before: its program had
+    died before it could note them."""
     tokens: tuple[int, ...] = ()
     """Ids of the generated tokens; empty when the program died before it could note them."""
     stop_reason: str = ""

@@ -7,17 +7,32 @@ it differs, so the time to the first token depends on the new text and not on th
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from threading import Event as Flag
 
 from mobilellm_mlx.backend import allocation_errors, backend, mx
 from mobilellm_mlx.decoding.sampling import draw_seed, make_sampler
+from mobilellm_mlx.decoding.snapshot import Unusable, read_snapshot, write_snapshot
 from mobilellm_mlx.decoding.step import iter_prefill, iter_tokens
-from mobilellm_mlx.decoding.text import Piece, ReasoningSplitter, TextStream
-from mobilellm_mlx.errors import ContextOverflow, InvalidInput, TemplateError, TokenizerError
+from mobilellm_mlx.decoding.text import (
+    Budget,
+    Piece,
+    ReasoningSplitter,
+    TextStream,
+    ends_with,
+    marker_ids,
+)
+from mobilellm_mlx.errors import (
+    ContextOverflow,
+    InsufficientMemory,
+    InvalidInput,
+    TemplateError,
+    TokenizerError,
+)
 from mobilellm_mlx.events import (
+    CacheSummary,
     Event,
     GenerationSummary,
     ModelLoaded,
@@ -28,9 +43,8 @@ from mobilellm_mlx.events import (
 )
 from mobilellm_mlx.loading import LoadedModel, ReasoningMarkers
 from mobilellm_mlx.messages import Message
-from mobilellm_mlx.models import KVCache
+from mobilellm_mlx.models import Cache, KVCache
 from mobilellm_mlx.options import GenerationOptions
-from mobilellm_mlx.tokenizer import Tokenizer
 
 
 class ChatPrompt(list[int]):
@@ -46,7 +60,7 @@ class Generator:
 
     def __init__(self, loaded: LoadedModel):
         self._loaded = loaded
-        self._caches = loaded.model.make_cache(loaded.context_limit)
+        self._caches = self._make_caches()
         self._cached: list[int] = []
         """The tokens whose keys and values the caches hold."""
 
@@ -80,6 +94,7 @@ class Generator:
         options: GenerationOptions,
         cancel: Flag | None = None,
         started: float | None = None,
+        begun: str | Sequence[int] = (),
     ) -> Iterator[Event]:
         """Continue the prompt; ends with a ``GenerationSummary``.
 
@@ -89,37 +104,116 @@ class Generator:
             cancel: looked at between prefill chunks and between tokens.
             started: ``time.perf_counter()`` when the request came, if that is earlier than now;
                 the time to the first token counts from there.
+            begun: what the answer begins with: ids that were generated before, or a text, which is
+                answer and no reasoning. It is read with the prompt and goes on from there; only
+                what is new is given, counted and limited.
 
         Raises:
             ContextOverflow: when the prompt leaves no room for an answer.
             InsufficientMemory: when the backend runs out of memory.
         """
-        limit = self._loaded.context_limit
-        if not prompt:
-            raise InvalidInput("the prompt is empty", "say something")
-        if len(prompt) >= limit:
-            raise ContextOverflow(len(prompt), limit)
-        if max(prompt) >= (vocab := self._loaded.model.config.vocab_size):
-            # A tokenizer with gaps can pass the check of sizes; MLX would read past the embedding.
-            raise TokenizerError(f"token {max(prompt)} is outside the model's {vocab:,} tokens")
-        now = time.perf_counter()
-        run = _Run(now if started is None else started, now, cancel or Flag())
+        ids = self._answer_ids(prompt, begun) if isinstance(begun, str) else begun
+        # One who goes on after the end of an answer does not want it to end there.
+        begun = [token for token in ids if token not in self._loaded.stop_tokens]
+        self._check([*prompt, *begun])
         options = options if options.seed is not None else replace(options, seed=draw_seed())
+        stream = self._stream(prompt, begun, options)
+        prompt = [*prompt, *begun]
+        now = time.perf_counter()
+        run = _Run(now if started is None else started, now, cancel or Flag(), begun)
         mx.reset_peak_memory()
         fed = list(prompt)
+        over = stream.stopped  # a stop string is in what the answer begins with
+        run.reason = "stop" if over else "length"
         done = False
         try:
             with allocation_errors("generating"):
                 run.read = run.reused = self._reuse(prompt)
                 yield PrefillProgress(run.reused, len(prompt), run.reused)
-                if not run.cancel.is_set():
+                if not (over or run.cancel.is_set()):
                     yield from self._prefill(prompt, run)
-                if not run.cancel.is_set():
-                    yield from self._decode(prompt, options, fed, run)
+                if not (over or run.cancel.is_set()):
+                    yield from self._decode(prompt, options, stream, fed, run)
             done = True
         finally:
             self._remember(fed if done else [])
         yield self._summary(prompt, options, run)
+
+    def save_cache(self, path: Path) -> Iterator[Event]:
+        """Write what the caches hold to a file; ends with a ``CacheSummary``."""
+        started = time.perf_counter()
+        tokens, size, reason = 0, 0, None
+        try:
+            size = write_snapshot(path, self.info.fingerprint, self._cached, self._caches)
+            tokens = len(self._cached)
+        except Unusable as error:
+            reason = str(error)
+        elapsed = time.perf_counter() - started
+        yield CacheSummary("save_cache", "ok", elapsed, tokens=tokens, bytes=size, reason=reason)
+
+    def restore_cache(self, path: Path) -> Iterator[Event]:
+        """Go on from what ``save_cache`` wrote; ends with a ``CacheSummary``.
+
+        When nothing in the file can be used, the caches stay as they are.
+        """
+        started = time.perf_counter()
+        tokens, size, reason = 0, 0, None
+        loaded = self._loaded
+        try:
+            with allocation_errors("restoring a chat"):
+                self._cached, self._caches, size = read_snapshot(
+                    path, loaded.info.fingerprint, loaded.model, loaded.context_limit
+                )
+            tokens = len(self._cached)
+        except (Unusable, InsufficientMemory) as error:
+            reason = str(error)
+        mx.clear_cache()
+        elapsed = time.perf_counter() - started
+        yield CacheSummary("restore_cache", "ok", elapsed, tokens=tokens, bytes=size, reason=reason)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights and caches."""
+        return self.info.weight_bytes + sum(cache.nbytes for cache in self._caches)
+
+    def _make_caches(self) -> list[Cache]:
+        return self._loaded.model.make_cache(self._loaded.context_limit)
+
+    def _check(self, prompt: Sequence[int]) -> None:
+        limit, vocab = self._loaded.context_limit, self._loaded.model.config.vocab_size
+        if not prompt:
+            raise InvalidInput("the prompt is empty", "say something")
+        if len(prompt) >= limit:
+            raise ContextOverflow(len(prompt), limit)
+        # A tokenizer with gaps can pass the check of sizes, and what an answer began with comes
+        # from a file; MLX would read past the embedding.
+        for token in (max(prompt), min(prompt)):
+            if not 0 <= token < vocab:
+                raise TokenizerError(f"token {token} is outside the model's {vocab:,} tokens")
+
+    def _markers(self, prompt: Sequence[int]) -> tuple[ReasoningMarkers | None, bool]:
+        """What stands around reasoning, and whether the prompt has opened it already."""
+        markers = self._loaded.reasoning if isinstance(prompt, ChatPrompt) else None
+        if markers is None:
+            return None, False
+        return markers, ends_with(prompt, markers.start, self._loaded.tokenizer)
+
+    def _answer_ids(self, prompt: Sequence[int], text: str) -> list[int]:
+        """Ids of an answer's text; reasoning that the prompt has opened is closed before it."""
+        tokenizer, (markers, opened) = self._loaded.tokenizer, self._markers(prompt)
+        if markers is None or not opened or not text:
+            return tokenizer.encode(text)
+        return [*marker_ids(markers.end, tokenizer), *tokenizer.encode("\n\n" + text)]
+
+    def _stream(
+        self, prompt: Sequence[int], begun: Sequence[int], options: GenerationOptions
+    ) -> TextStream:
+        """From ids to text, gone on from the beginning of an answer."""
+        loaded, (markers, opened) = self._loaded, self._markers(prompt)
+        splitter = ReasoningSplitter(markers, opened=opened)
+        stream = TextStream(loaded.tokenizer, loaded.stop_tokens, options.stop, splitter)
+        stream.resume(begun)
+        return stream
 
     def _reuse(self, prompt: Sequence[int]) -> int:
         """Keep the longest common beginning in the caches; its length."""
@@ -131,7 +225,7 @@ class Generator:
             common += 1
         if not all(cache.can_trim(cache.offset - common) for cache in self._caches):
             common = 0  # a window has moved on: what was in sight then is gone, so all is read anew
-            self._caches = self._loaded.model.make_cache(self._loaded.context_limit)
+            self._caches = self._make_caches()
         for cache in self._caches:
             cache.trim(cache.offset - common)
         self._cached = self._cached[:common]
@@ -141,7 +235,7 @@ class Generator:
         """Note what the caches hold. After a failure nothing in them is trusted."""
         held = {cache.offset for cache in self._caches}
         if not fed or len(held) != 1 or max(held) > len(fed):
-            self._caches = self._loaded.model.make_cache(self._loaded.context_limit)
+            self._caches = self._make_caches()
             self._cached = []
         else:
             self._cached = fed[: held.pop()]
@@ -158,18 +252,20 @@ class Generator:
                 break
 
     def _decode(
-        self, prompt: Sequence[int], options: GenerationOptions, fed: list[int], run: _Run
+        self,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        stream: TextStream,
+        fed: list[int],
+        run: _Run,
     ) -> Iterator[Event]:
         loaded = self._loaded
         room = loaded.context_limit - len(prompt)
         count = min(options.max_tokens or room, room)
         run.reason = "context" if count == room else "length"
-        markers = loaded.reasoning if isinstance(prompt, ChatPrompt) else None
-        opened = markers is not None and _ends_with(prompt, markers.start, loaded.tokenizer)
-        splitter = ReasoningSplitter(markers, opened=opened)
-        stream = TextStream(loaded.tokenizer, loaded.stop_tokens, options.stop, splitter)
-        budget = _Budget(options.thinking_budget, markers, loaded.tokenizer)
-        sample = make_sampler(options, options.seed or 0)
+        reasoned = stream.reasoning_tokens
+        budget = Budget(options.thinking_budget, loaded.reasoning, loaded.tokenizer)
+        sample = make_sampler(options, options.seed or 0, drawn=len(run.begun))
         words = loaded.tokenizer.vocab_size  # a model's vocabulary may be padded beyond it
         tokens = iter_tokens(
             loaded.model,
@@ -179,10 +275,11 @@ class Generator:
             count,
             options=options,
             forced=budget.forced,
+            begun=run.begun,
         )
         budget.watch(stream)
         for token in tokens:
-            run.count_token()
+            run.count_token(token)
             if run.generated == 1:
                 run.read = len(prompt)
                 yield PrefillProgress(len(prompt), len(prompt), run.reused)
@@ -196,8 +293,8 @@ class Generator:
         if stream.stopped:
             run.reason = "stop"
         else:
-            yield from run.take(stream.finish())
-        run.reasoned = stream.reasoning_tokens
+            yield from run.take(stream.finish(cut=True))
+        run.reasoned = stream.reasoning_tokens - reasoned
 
     def _summary(
         self, prompt: Sequence[int], options: GenerationOptions, run: _Run
@@ -214,6 +311,7 @@ class Generator:
             cached_tokens=run.reused,
             generated_tokens=run.generated,
             reasoning_tokens=run.reasoned,
+            tokens=run.tokens,
             ttft_s=run.ttft_s,
             prefill_s=run.prefill_s,
             decode_s=run.decode_s,
@@ -235,10 +333,13 @@ class _Run:
     prompted: float
     """When the prompt's tokens were there."""
     cancel: Flag
+    begun: Sequence[int]
+    """Ids of the answer's beginning, the last ones of the prompt."""
     reused: int = 0
     read: int = 0
     """Prompt tokens whose keys and values are in the caches."""
-    generated: int = 0
+    tokens: list[int] = field(default_factory=list)
+    """Those generated."""
     ttft_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
@@ -248,13 +349,17 @@ class _Run:
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
 
-    def count_token(self) -> None:
+    @property
+    def generated(self) -> int:
+        return len(self.tokens)
+
+    def count_token(self, token: int) -> None:
         """One more token has arrived."""
         elapsed = time.perf_counter() - self.started
-        if not self.generated:
+        if not self.tokens:
             self.ttft_s = elapsed
             self.prefill_s = elapsed - (self.prompted - self.started)
-        self.generated += 1
+        self.tokens.append(token)
         self.decode_s = elapsed - self.ttft_s
 
     def take(self, piece: Piece) -> Iterator[Event]:
@@ -265,46 +370,6 @@ class _Run:
         if piece.text:
             self.text.append(piece.text)
             yield TextDelta(piece.text)
-
-
-class _Budget:
-    """Ends reasoning after so many tokens by forcing its end marker, once.
-
-    Args:
-        limit: most tokens of reasoning; None is no limit.
-        markers: of the model's reasoning, if it has any.
-        tokenizer: gives the ids of the end marker.
-    """
-
-    def __init__(self, limit: int | None, markers: ReasoningMarkers | None, tokenizer: Tokenizer):
-        self.forced: deque[int] = deque()
-        """Ids that must come next."""
-        self._limit = limit
-        self._end: list[int] = []
-        if limit is not None and markers is not None:
-            sign = tokenizer.special.get(markers.end)
-            self._end = tokenizer.encode(markers.end) if sign is None else [sign]
-
-    def watch(self, stream: TextStream) -> None:
-        """Look after every token. An end marker that has begun by itself may come to its end."""
-        spent = stream.reasoning_tokens - (self._limit or 0)
-        # What looks like the beginning of a marker for longer than a marker is none.
-        if self._end and spent >= 0 and (stream.reasons or spent > len(self._end)):
-            self.forced.extend(self._end)
-            self._end = []
-
-
-def _ends_with(prompt: Sequence[int], marker: str, tokenizer: Tokenizer) -> bool:
-    """Whether a prompt ends with a marker, white space behind it aside."""
-    sign, end = tokenizer.special.get(marker), b""
-    for token in reversed(prompt):
-        if token == sign:
-            return not end.strip()
-        text = tokenizer.token_bytes(token)
-        end = text + end
-        if not text or len(end.strip()) >= len(marker.encode()):
-            break  # another sign, or enough to tell
-    return end.rstrip().endswith(marker.encode())
 
 
 def _rate(count: int, seconds: float) -> float:

@@ -20,12 +20,21 @@ def draw_seed() -> int:
     return int.from_bytes(os.urandom(4))
 
 
-def make_sampler(options: GenerationOptions, seed: int) -> Sampler:
-    """A sampler for the options; each has a random state of its own."""
+def make_sampler(options: GenerationOptions, seed: int, drawn: int = 0) -> Sampler:
+    """A sampler for the options; each has a random state of its own.
+
+    Args:
+        options: temperature and what candidates to keep.
+        seed: of the random choices.
+        drawn: how many of them were made before, by another sampler of the same seed.
+    """
     if options.temperature == 0:
         # argmax of the logits is argmax of the probabilities: no softmax over the vocabulary.
         return mx.argmax
     key = mx.random.key(seed)
+    for _ in range(drawn):
+        key, _ = mx.random.split(key)
+    mx.eval(key)  # not a thousand steps with the first token
 
     def sample(logits: mx.array) -> mx.array:
         nonlocal key

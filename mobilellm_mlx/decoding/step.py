@@ -41,6 +41,7 @@ def iter_tokens(
     *,
     options: GenerationOptions | None = None,
     forced: deque[int] | None = None,
+    begun: Sequence[int] = (),
 ) -> Iterator[int]:
     """``count`` ids, generated or forced.
 
@@ -57,8 +58,9 @@ def iter_tokens(
         options: for the repetition penalty only, which looks at the generated ids.
         forced: filled by the reader: each of these ids comes in place of the next generated one,
             which is thrown away, and is fed to the model like it.
+        begun: the end of ``last`` and of what was fed before that counts as generated.
     """
-    recent = _Recent(options or GenerationOptions())
+    recent = _Recent(options or GenerationOptions(), begun)
 
     def step(tokens: mx.array) -> mx.array:
         logits = model.head(model.hidden(tokens.reshape(1, -1), caches)[:, -1])[0]  # (V,)
@@ -83,10 +85,10 @@ def iter_tokens(
 class _Recent:
     """The last few generated tokens as an array on the device, so that the penalty never waits."""
 
-    def __init__(self, options: GenerationOptions):
+    def __init__(self, options: GenerationOptions, begun: Sequence[int]):
         self._penalty = options.repetition_penalty
         self._window = options.repetition_window
-        self._tokens = mx.array([], dtype=mx.uint32)  # (R,)
+        self._tokens = mx.array(list(begun[-self._window :]), dtype=mx.uint32)  # (R,)
 
     def penalize(self, logits: mx.array) -> mx.array:
         if self._penalty == 1 or self._tokens.size == 0:

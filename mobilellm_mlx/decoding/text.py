@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,14 @@ class Piece(NamedTuple):
 
     text: str = ""
     reasoning: str = ""
+
+
+def _without(text: str, seen: str) -> tuple[str, str]:
+    """A text without the beginning that was seen before, and what of that is still to come."""
+    common = min(len(text), len(seen))
+    if text[:common] != seen[:common]:
+        return text, ""
+    return text[common:], seen[common:]
 
 
 def _overlap(text: str, target: str) -> int:
@@ -30,27 +39,27 @@ class StopStrings:
 
     def __init__(self, stops: Sequence[str]):
         self._stops = tuple(stops)
-        self._held = ""
+        self.held = ""
         self.found = False
 
     def add(self, text: str) -> str:
         """The part of everything so far that is now safe to show and was not shown yet."""
         if self.found or not self._stops:
             return "" if self.found else text
-        self._held += text
-        hits = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        self.held += text
+        hits = [at for stop in self._stops if (at := self.held.find(stop)) >= 0]
         if hits:
             self.found = True
-            shown, self._held = self._held[: min(hits)], ""
+            shown, self.held = self.held[: min(hits)], ""
             return shown
-        keep = max(_overlap(self._held, stop) for stop in self._stops)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
+        keep = max(_overlap(self.held, stop) for stop in self._stops)
+        cut = len(self.held) - keep
+        shown, self.held = self.held[:cut], self.held[cut:]
         return shown
 
     def finish(self) -> str:
         """What was held back in vain."""
-        shown, self._held = self._held, ""
+        shown, self.held = self.held, ""
         return shown
 
 
@@ -144,6 +153,8 @@ class TextStream:
         self._stop_tokens = stop_tokens
         self._strings = StopStrings(stops)
         self._splitter = splitter or ReasoningSplitter(None)
+        self._seen = Piece()
+        """What was given out before, and is held back by a stream that goes on from there."""
         self._undecided = 0
         """Tokens of what the splitter holds back inside reasoning: its end marker, or not."""
         self.reasoning_tokens = 0
@@ -152,9 +163,26 @@ class TextStream:
         """Whether the model or a stop string ended the answer."""
 
     @property
+    def inside(self) -> bool:
+        """Whether what comes now is reasoning, or its end marker."""
+        return self._splitter.inside
+
+    @property
     def reasons(self) -> bool:
         """Whether reasoning goes on, and no part of an end marker is there."""
         return self._splitter.inside and not self._splitter.held
+
+    def resume(self, begun: Sequence[int]) -> None:
+        """Go on where another stream was cut after these tokens: what it gave is not given again.
+
+        What it held back it gave as the last thing. Should that now become part of a stop string or
+        of a marker, it has been shown nevertheless.
+        """
+        for token in begun:
+            self.add(token)
+        rest = self._splitter.held
+        text = self._strings.held
+        self._seen = Piece(text, rest) if self.inside else Piece(text + rest)
 
     def add(self, token: int) -> Piece:
         """What to show for this token, possibly nothing."""
@@ -167,17 +195,28 @@ class TextStream:
             self._count(piece)
         shown = self._strings.add(piece.text)
         self.stopped = self._strings.found
-        return Piece(shown, piece.reasoning)
+        return self._unseen(Piece(shown, piece.reasoning))
 
-    def finish(self) -> Piece:
-        """What is still held back when no more tokens come."""
-        last = self._splitter.add(self._detokenizer.finish())
+    def finish(self, *, cut: bool = False) -> Piece:
+        """What is still held back when no more tokens come.
+
+        Args:
+            cut: the answer is not over. A character that is not complete yet is left for whoever
+                goes on with it.
+        """
+        last = Piece() if cut else self._splitter.add(self._detokenizer.finish())
         rest = self._splitter.finish()
         self.reasoning_tokens += self._undecided
         self._undecided = 0
         shown = self._strings.add(last.text + rest.text) + self._strings.finish()
         self.stopped = self.stopped or self._strings.found
-        return Piece(shown, last.reasoning + rest.reasoning)
+        return self._unseen(Piece(shown, last.reasoning + rest.reasoning))
+
+    def _unseen(self, piece: Piece) -> Piece:
+        text, left = _without(piece.text, self._seen.text)
+        reasoning, left_reasoning = _without(piece.reasoning, self._seen.reasoning)
+        self._seen = Piece(left, left_reasoning)
+        return Piece(text, reasoning)
 
     def _text_of(self, token: int) -> str:
         """A token's text; a special token that is the expected marker stands for its name."""
@@ -194,3 +233,49 @@ class TextStream:
             self._undecided = 0
         elif not self._splitter.inside:
             self._undecided = 0  # all of them were the end marker
+
+
+class Budget:
+    """Ends reasoning after so many tokens by forcing its end marker, once.
+
+    Args:
+        limit: most tokens of reasoning; None is no limit.
+        markers: of the model's reasoning, if it has any.
+        tokenizer: gives the ids of the end marker.
+    """
+
+    def __init__(self, limit: int | None, markers: ReasoningMarkers | None, tokenizer: Tokenizer):
+        self.forced: deque[int] = deque()
+        """Ids that must come next."""
+        self._limit = limit
+        self._end: list[int] = []
+        if limit is not None and markers is not None:
+            self._end = marker_ids(markers.end, tokenizer)
+
+    def watch(self, stream: TextStream) -> None:
+        """Look after every token. An end marker that has begun by itself may come to its end."""
+        spent = stream.reasoning_tokens - (self._limit or 0)
+        # What looks like the beginning of a marker for longer than a marker is none.
+        started = stream.reasons or (stream.inside and spent > len(self._end))
+        if self._end and spent >= 0 and started:
+            self.forced.extend(self._end)
+            self._end = []
+
+
+def marker_ids(marker: str, tokenizer: Tokenizer) -> list[int]:
+    """Ids of a marker: the one of its sign, or those of its text."""
+    sign = tokenizer.special.get(marker)
+    return tokenizer.encode(marker) if sign is None else [sign]
+
+
+def ends_with(prompt: Sequence[int], marker: str, tokenizer: Tokenizer) -> bool:
+    """Whether a prompt ends with a marker, white space behind it aside."""
+    sign, end = tokenizer.special.get(marker), b""
+    for token in reversed(prompt):
+        if token == sign:
+            return not end.strip()
+        text = tokenizer.token_bytes(token)
+        end = text + end
+        if not text or len(end.strip()) >= len(marker.encode()):
+            break  # another sign, or enough to tell
+    return end.rstrip().endswith(marker.encode())

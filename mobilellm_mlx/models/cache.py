@@ -15,6 +15,8 @@ from mobilellm_mlx.models.config import LayerConfig
 class Cache(Protocol):
     """What attention and decoding need of a cache, whatever it keeps."""
 
+    kind: str
+    """What is kept, in a word: states of caches of different kinds do not fit each other."""
     offset: int
     """Tokens seen so far."""
 
@@ -38,6 +40,17 @@ class Cache(Protocol):
     def nbytes(self) -> int:
         """Bytes held."""
 
+    @property
+    def state(self) -> State | None:
+        """What is held, without the room for growth; None while empty."""
+
+    def restore(self, state: State | None, offset: int) -> None:
+        """Go on from a ``state`` and the ``offset`` that belongs to it."""
+
+
+State = tuple[mx.array, mx.array]
+"""Keys and values, each (B, K, held, E)."""
+
 
 def make_cache(layer: LayerConfig, limit: int | None = None) -> Cache:
     """An empty cache for one run of a block that attends."""
@@ -48,14 +61,26 @@ def make_cache(layer: LayerConfig, limit: int | None = None) -> Cache:
 
 
 class _Buffers:
-    """Keys and values in arrays that are longer than what they hold."""
+    """Keys and values in arrays that are longer than what they hold.
+
+    Args:
+        limit: most tokens that may be seen in all; None is unlimited.
+    """
 
     step = 256
     """Tokens by which the arrays grow, so that most updates write in place."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None):
+        self.limit = limit
+        self.offset = 0
+        self._gone = 0
+        """Tokens seen and let go: the arrays begin with the one after them."""
         self._keys: mx.array | None = None  # (B, K, capacity, E)
         self._values: mx.array | None = None  # (B, K, capacity, E)
+
+    @property
+    def _held(self) -> int:
+        return self.offset - self._gone
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -67,6 +92,31 @@ class _Buffers:
         """Bytes held, the room for growth included."""
         return sum(array.nbytes for array in self.arrays)
 
+    @property
+    def state(self) -> State | None:
+        """What is held, without the room for growth; ``offset`` belongs to it. None while empty."""
+        if self._keys is None or self._values is None:
+            return None
+        return self._keys[..., : self._held, :], self._values[..., : self._held, :]
+
+    def restore(self, state: State | None, offset: int) -> None:
+        """Go on from a saved ``state`` and its ``offset``.
+
+        Raises:
+            ValueError: when a cache like this one never has such a state.
+        """
+        held = 0 if state is None else state[0].shape[2]
+        fits = self.limit is None or offset <= self.limit
+        if not fits or not self._needed(offset) <= held <= offset:
+            raise ValueError(f"{held} tokens held of {offset} are no state of this cache")
+        # Copies (of the handle, not of the data): later updates must not write into the caller's.
+        self._keys, self._values = map(mx.array, state) if state else (None, None)
+        self.offset, self._gone = offset, offset - held
+
+    def _needed(self, offset: int) -> int:
+        """Tokens that must be held when ``offset`` were seen."""
+        return offset
+
 
 class KVCache(_Buffers):
     """Cache of one attention run: grows in steps, so that most updates write in place.
@@ -76,11 +126,11 @@ class KVCache(_Buffers):
         chunk: tokens see only those of their own chunk of this many, counted from the start.
     """
 
+    kind = "all"
+
     def __init__(self, limit: int | None = None, chunk: int | None = None):
-        super().__init__()
-        self.limit = limit
+        super().__init__(limit)
         self.chunk = chunk
-        self.offset = 0
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append and give back everything seen.
@@ -141,19 +191,6 @@ class KVCache(_Buffers):
         queries = keys[self.offset - length :, None]  # (L, 1)
         return (keys <= queries) & (keys // self.chunk == queries // self.chunk)
 
-    @property
-    def state(self) -> tuple[mx.array, mx.array] | None:
-        """Keys and values held, each (B, K, S, E); None while empty."""
-        if self._keys is None or self._values is None:
-            return None
-        return self._keys[..., : self.offset, :], self._values[..., : self.offset, :]
-
-    @state.setter
-    def state(self, pair: tuple[mx.array, mx.array] | None) -> None:
-        # Copies (of the handle, not of the data): later updates must not write into the caller's.
-        self._keys, self._values = map(mx.array, pair) if pair else (None, None)
-        self.offset = 0 if self._keys is None else self._keys.shape[2]
-
 
 class RotatingKVCache(_Buffers):
     """Cache of a run that sees the last ``window`` tokens only: older ones are let go.
@@ -166,12 +203,11 @@ class RotatingKVCache(_Buffers):
         limit: most tokens that may be seen in all; None is unlimited.
     """
 
+    kind = "window"
+
     def __init__(self, window: int, limit: int | None = None):
-        super().__init__()
+        super().__init__(limit)
         self.window = window
-        self.limit = limit
-        self.offset = 0
-        self._held = 0
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append and give back what the new tokens may see.
@@ -191,14 +227,13 @@ class RotatingKVCache(_Buffers):
         if self.limit is not None and self.offset + length > self.limit:
             raise ContextOverflow(self.offset + length, self.limit)
         if self._keys is None or self._values is None or self._held + length > self._capacity:
-            kept = min(self._held, self.window - 1)
+            kept = self._needed(self.offset)
             self._keys = self._moved(self._keys, keys, kept)
             self._values = self._moved(self._values, values, kept)
-            self._held = kept
+            self._gone = self.offset - kept
         start, end = self._held, self._held + length
         self._keys[..., start:end, :] = keys
         self._values[..., start:end, :] = values
-        self._held = end
         self.offset += length
         first = max(0, start - (self.window - 1))
         return self._keys[..., first:end, :], self._values[..., first:end, :]
@@ -231,7 +266,10 @@ class RotatingKVCache(_Buffers):
     def can_trim(self, count: int) -> bool:
         """Whether all that the token before would see is still held."""
         left = self._held - count
-        return 0 <= count <= self._held and left >= min(self.offset - count, self.window - 1)
+        return 0 <= count <= self._held and left >= self._needed(self.offset - count)
+
+    def _needed(self, offset: int) -> int:
+        return min(offset, self.window - 1)
 
     def trim(self, count: int) -> None:
         """Forget the last ``count`` tokens.
@@ -243,19 +281,4 @@ class RotatingKVCache(_Buffers):
             raise ValueError(
                 f"cannot trim {count} of {self.offset} tokens: a window of {self.window} is held"
             )
-        self._held -= count
         self.offset -= count
-
-    @property
-    def state(self) -> tuple[mx.array, mx.array] | None:
-        """Keys and values that are held, each (B, K, held, E); ``offset`` belongs to them."""
-        if self._keys is None or self._values is None:
-            return None
-        return self._keys[..., : self._held, :], self._values[..., : self._held, :]
-
-    def restore(self, state: tuple[mx.array, mx.array] | None, offset: int) -> None:
-        """Go on from a saved ``state`` and its ``offset``."""
-        # Copies (of the handle, not of the data): later updates must not write into the caller's.
-        self._keys, self._values = map(mx.array, state) if state else (None, None)
-        self._held = 0 if self._keys is None else self._keys.shape[2]
-        self.offset = offset

@@ -28,9 +28,10 @@ class ListeningEngine(ScriptedEngine):
         messages: Sequence[Message],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
+        begun: str | Sequence[int] = (),
     ) -> Iterator[Event]:
         self.options.append(options)
-        return super().chat(messages, options, cancel)
+        return super().chat(messages, options, cancel, begun)
 
 
 def said(*contents: str) -> list[Message]:

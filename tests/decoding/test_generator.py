@@ -99,9 +99,13 @@ def test_an_answer_is_cut_after_max_tokens() -> None:
     assert (summary.text, summary.stop_reason, summary.generated_tokens) == ("Hel", "length", 3)
 
 
-def test_an_answer_cut_inside_a_character_shows_that() -> None:
+def test_an_answer_cut_inside_a_character_ends_before_it() -> None:
     summary = answer(Generator(script_loaded("aé")), PROMPT, GenerationOptions(max_tokens=2))
-    assert summary.text == "a\ufffd"
+    assert (summary.text, summary.generated_tokens) == ("a", 2)
+
+
+def test_an_answer_that_the_model_ends_inside_a_character_shows_that() -> None:
+    assert answer(Generator(script_loaded(b"a\xc3")), PROMPT).text == "a\ufffd"
 
 
 @pytest.mark.parametrize("max_tokens", [None, 13, 14, 1000])

@@ -10,7 +10,7 @@ from tolerances import FP32_DEEP, assert_close
 
 from mobilellm_mlx.backend import backend, mx
 from mobilellm_mlx.decoding import Generator
-from mobilellm_mlx.events import GenerationSummary
+from mobilellm_mlx.events import CacheSummary, GenerationSummary
 from mobilellm_mlx.loading import LoadedModel, load_model
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
@@ -104,6 +104,26 @@ def test_a_second_turn_is_answered_as_without_a_cache(real_loaded: LoadedModel) 
     ahead = second.cached_tokens - (first.prompt_tokens + first.generated_tokens - 1)
     assert ahead == backend().look_ahead
     assert (second.text, fresh.cached_tokens) == (fresh.text, 0)
+
+
+def test_an_answer_is_continued_from_disk_token_for_token(
+    real_loaded: LoadedModel, tmp_path: Path
+) -> None:
+    """Its greedy choices are close ones: only the very same keys and values lead to all of them."""
+    generator, path = Generator(real_loaded), tmp_path / "chat.safetensors"
+    prompt = generator.chat_prompt([Message("user", "Tell me a story about the sea.")])
+    whole = generate(Generator(real_loaded), prompt, 40)
+    first = generate(generator, prompt, 15)
+    (kept,) = generator.save_cache(path)
+    fresh = Generator(real_loaded)
+    (known,) = fresh.restore_cache(path)
+    assert isinstance(kept, CacheSummary) and isinstance(known, CacheSummary)
+    assert kept.tokens == known.tokens == len(prompt) + 14
+    *_, rest = fresh.generate(prompt, GenerationOptions(max_tokens=25), begun=first.tokens)
+    assert isinstance(rest, GenerationSummary)
+    assert rest.cached_tokens == known.tokens
+    assert first.tokens + rest.tokens == whole.tokens
+    assert first.text + rest.text == whole.text
 
 
 def test_the_description_of_the_model_is_right(

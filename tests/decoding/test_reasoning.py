@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tiny import CHATML, LLAMA, ScriptModel, make_model, script_loaded, write_model
 
 from mobilellm_mlx.decoding import Generator
-from mobilellm_mlx.decoding.generator import ChatPrompt, _ends_with
-from mobilellm_mlx.decoding.text import ReasoningSplitter, TextStream
+from mobilellm_mlx.decoding.generator import ChatPrompt
+from mobilellm_mlx.decoding.text import ReasoningSplitter, TextStream, ends_with
 from mobilellm_mlx.events import Event, GenerationSummary, ReasoningDelta, TextDelta
 from mobilellm_mlx.loading import LoadedModel, ReasoningMarkers, find_reasoning, load_model
 from mobilellm_mlx.messages import Message
@@ -192,7 +192,7 @@ def test_a_prompt_that_opens_the_reasoning_is_noticed(opening: bytes) -> None:
 def test_only_a_marker_at_the_very_end_of_a_prompt_opens_reasoning(
     ids: list[int], opens: bool
 ) -> None:
-    assert _ends_with(ids, MARKERS.start, SignTokenizer()) is opens
+    assert ends_with(ids, MARKERS.start, SignTokenizer()) is opens
 
 
 def test_only_an_answer_in_a_chat_has_reasoning() -> None:

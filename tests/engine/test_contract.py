@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import write_model
 
 from mobilellm_mlx.engine import ChatEngine, Engine
-from mobilellm_mlx.events import GenerationSummary, ModelLoaded, PrefillProgress, TextDelta
+from mobilellm_mlx.errors import EngineError
+from mobilellm_mlx.events import (
+    CacheSummary,
+    GenerationSummary,
+    ModelLoaded,
+    PrefillProgress,
+    TextDelta,
+)
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.testing import ScriptedEngine
@@ -80,6 +88,65 @@ def test_a_job_leaves_the_flag_alone(engine: ChatEngine, ask: Ask) -> None:
     cancel = threading.Event()
     list(ask(engine, cancel))
     assert not cancel.is_set()
+
+
+def test_a_summary_names_every_token(engine: ChatEngine) -> None:
+    *_, summary = engine.chat(HI, OPTIONS)
+    assert isinstance(summary, GenerationSummary)
+    assert len(summary.tokens) == summary.generated_tokens > 0
+
+
+@pytest.mark.parametrize("begun", ["Well then", [1, 2, 3]])
+def test_the_beginning_of_an_answer_counts_as_prompt(
+    engine: ChatEngine, begun: str | list[int]
+) -> None:
+    *_, plain = engine.chat(HI, OPTIONS)
+    *_, summary = engine.chat(HI, OPTIONS, None, begun)
+    assert isinstance(plain, GenerationSummary) and isinstance(summary, GenerationSummary)
+    assert summary.prompt_tokens > plain.prompt_tokens
+    assert not summary.text.startswith("Well then")
+
+
+def test_tokens_can_be_counted_once_there_is_a_model(engine: ChatEngine) -> None:
+    with pytest.raises(EngineError, match="no model"):
+        engine.count_tokens(HI)
+    *_, summary = [*engine.load(), *engine.chat(HI, OPTIONS)]
+    assert isinstance(summary, GenerationSummary)
+    assert engine.count_tokens(HI) == summary.prompt_tokens
+
+
+def test_what_was_read_of_a_chat_is_kept_and_known_again(
+    engine: ChatEngine, tmp_path: Path
+) -> None:
+    list(engine.chat(HI, OPTIONS))
+    (kept,) = engine.save_cache(tmp_path / "kv" / "chat.safetensors")
+    (known,) = engine.restore_cache(tmp_path / "kv" / "chat.safetensors")
+    assert isinstance(kept, CacheSummary) and isinstance(known, CacheSummary)
+    assert (kept.job, known.job) == ("save_cache", "restore_cache")
+    assert kept.tokens == known.tokens > 0
+    assert kept.bytes == known.bytes == (tmp_path / "kv" / "chat.safetensors").stat().st_size
+    assert kept.reason is known.reason is None
+    *_, summary = engine.chat(HI, OPTIONS)
+    assert isinstance(summary, GenerationSummary) and summary.cached_tokens > 0
+
+
+def test_nothing_kept_is_no_error(engine: ChatEngine, tmp_path: Path) -> None:
+    (nothing,) = engine.save_cache(tmp_path / "chat")
+    (unknown,) = engine.restore_cache(tmp_path / "chat")
+    for summary in (nothing, unknown):
+        assert isinstance(summary, CacheSummary)
+        assert (summary.status, summary.tokens) == ("ok", 0) and summary.reason
+
+
+def test_another_model_can_take_the_place(engine: ChatEngine, tmp_path: Path) -> None:
+    *_, first = engine.load()
+    *_, second = engine.load(write_model(tmp_path / "other"))
+    assert isinstance(first, ModelLoaded) and isinstance(second, ModelLoaded)
+    assert engine.info == second
+    assert (second.model, second.path) == ("other", str(tmp_path / "other"))
+    assert second.fingerprint != first.fingerprint != ""
+    *_, summary = engine.chat(HI, OPTIONS)
+    assert isinstance(summary, GenerationSummary) and summary.model == "other"
 
 
 def test_closing_twice_is_fine(engine: ChatEngine) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from mobilellm_mlx import events
 from mobilellm_mlx.events import (
+    CacheSummary,
     ConvertSummary,
     Event,
     ExportSummary,
@@ -44,8 +45,11 @@ SAMPLES: list[Event] = [
         text="t",
         stop_reason="cancelled",
         prompt_tokens=7,
+        tokens=[5, 0, 256],
         options={"seed": 2**64 - 1, "stop": ["a"], "temperature": 0.5, "max_tokens": None},
     ),
+    CacheSummary("save_cache", tokens=7, bytes=1000),
+    CacheSummary("restore_cache", reason="it is of another model"),
     ConvertSummary(path="m", parameters=7, bits_per_weight=4.5, mean_kl=0.25),
     ExportSummary(path="m.gguf", format="gguf", type="q4_1", tensors=2, lossless=False, rounded=1),
 ]
@@ -66,7 +70,7 @@ def concrete_events() -> set[type]:
 
 def test_the_samples_have_every_kind_of_event() -> None:
     assert {type(sample) for sample in SAMPLES} == concrete_events()
-    assert len(concrete_events()) == 10
+    assert len(concrete_events()) == 11
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
@@ -98,6 +102,8 @@ def test_the_job_of_a_summary_decides_its_kind() -> None:
     assert type(from_dict({"event": "summary", "job": "generate"})) is GenerationSummary
     assert type(from_dict({"event": "summary", "job": "convert"})) is ConvertSummary
     assert type(from_dict({"event": "summary", "job": "export"})) is ExportSummary
+    for job in ("save_cache", "restore_cache"):
+        assert type(from_dict({"event": "summary", "job": job})) is CacheSummary
     assert type(from_dict({"event": "summary", "job": "pull"})) is Summary
 
 

@@ -89,7 +89,7 @@ def test_trimming_more_than_is_held_is_refused(count: int) -> None:
 def test_an_empty_cache_has_no_state() -> None:
     cache = KVCache()
     assert cache.state is None
-    cache.state = None
+    cache.restore(None, 0)
     assert (cache.offset, cache.nbytes) == (0, 0)
 
 
@@ -104,8 +104,18 @@ def test_the_state_is_what_was_appended_without_the_room_for_growth() -> None:
 def test_a_restored_cache_goes_on_where_the_saved_one_was() -> None:
     cache, other = KVCache(), KVCache()
     append(cache, 0, 8)
-    other.state = cache.state
+    other.restore(cache.state, cache.offset)
     assert as_float64(append(other, 8, 2))[0, 0, :, 0].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(("held", "offset"), [(8, 9), (8, 7), (0, 1), (21, 21)])
+def test_a_state_that_a_cache_never_has_is_not_restored(held: int, offset: int) -> None:
+    cache = KVCache(limit=20)
+    append(cache, 0, 3)
+    state = (mx.zeros((1, 2, held, 4)), mx.zeros((1, 2, held, 4)))
+    with pytest.raises(ValueError, match=f"{held} tokens held of {offset}"):
+        cache.restore(state, offset)
+    assert cache.offset == 3
 
 
 def test_going_on_in_a_restored_cache_does_not_change_the_saved_state() -> None:
@@ -113,7 +123,7 @@ def test_going_on_in_a_restored_cache_does_not_change_the_saved_state() -> None:
     append(cache, 0, 8)
     saved = cache.state
     assert saved is not None
-    other.state = saved
+    other.restore(saved, cache.offset)
     other.trim(4)
     append(other, 90, 2)
     mx.eval(other.arrays)

@@ -104,7 +104,7 @@ def test_saved_caches_go_on_in_fresh_ones(model: LanguageModel) -> None:
     feed(model, ids[:, :13], [13], caches)
     restored = model.make_cache()
     for old, new in zip(caches, restored, strict=True):
-        new.state = old.state
+        new.restore(old.state, old.offset)
     assert [cache.offset for cache in restored] == [13] * len(caches)
     got = feed(model, ids[:, 13:], [1, 6], restored)
     assert_close(got, model(ids)[:, 13:], FP32_REORDERED, "restored")

@@ -166,6 +166,14 @@ def test_a_saved_window_goes_on_in_a_fresh_cache_and_is_not_changed_by_it() -> N
     assert append(cache, 3) == wanted(280, 283, WINDOW)
 
 
+@pytest.mark.parametrize("lack", [1, WINDOW - 1])
+def test_a_window_with_a_gap_is_not_restored(lack: int) -> None:
+    held = WINDOW - 1 - lack
+    state = (mx.zeros((1, 1, held, 2)), mx.zeros((1, 1, held, 2)))
+    with pytest.raises(ValueError, match=f"{held} tokens held of 100"):
+        RotatingKVCache(WINDOW).restore(state, 100)
+
+
 def test_an_empty_window_has_no_state() -> None:
     cache = RotatingKVCache(WINDOW)
     assert (cache.state, cache.offset, cache.nbytes) == (None, 0, 0)
