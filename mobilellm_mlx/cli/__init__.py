@@ -19,6 +19,10 @@ import click
 VERBS: dict[str, tuple[str, str]] = {
     "chat": ("mobilellm_mlx.cli.chat:chat", "Chat in the terminal (what no verb at all means)."),
     "generate": ("mobilellm_mlx.cli.generate:generate", "Answer one prompt and exit."),
+    "history": (
+        "mobilellm_mlx.cli.history:history",
+        "List, read, search, export and import your chats.",
+    ),
     "models": ("mobilellm_mlx.cli.models:models", "List, fetch, show and remove models."),
     "convert": ("mobilellm_mlx.cli.convert:convert", "Turn a checkpoint into a 4-bit model."),
     "export": ("mobilellm_mlx.cli.export:export", "Write a model for llama.cpp or Hugging Face."),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mobilellm_mlx import paths
 from mobilellm_mlx.chat import Session
 from mobilellm_mlx.cli import console, faces
 from mobilellm_mlx.cli.shared import (
@@ -22,11 +26,23 @@ from mobilellm_mlx.cli.shared import (
 )
 from mobilellm_mlx.engine import Engine
 from mobilellm_mlx.errors import InvalidInput
-from mobilellm_mlx.options import GenerationOptions
+from mobilellm_mlx.options import GenerationOptions, LoadOptions
+
+if TYPE_CHECKING:
+    from mobilellm_mlx.chat.store import Store
+    from mobilellm_mlx.settings import Settings
 
 
 @click.command()
 @click.argument("model", required=False)
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="last",
+    metavar="[CHAT]",
+    help="Go on with a chat: the last one, or that of an id or a title.",
+)
+@click.option("--private", is_flag=True, help="Keep nothing of what is said.")
 @click.option("--system", callback=require_text, metavar="TEXT", help="Instructions for the model.")
 @sampling_options
 @loading_options
@@ -34,6 +50,8 @@ from mobilellm_mlx.options import GenerationOptions
 @debug_option
 def chat(
     model: str | None,
+    resume: str | None,
+    private: bool,
     system: str | None,
     context: int | None,
     compute: str,
@@ -42,21 +60,114 @@ def chat(
 ) -> int:
     """Chat with MODEL, a name or a directory; the default is smollm2-135m.
 
-    On a terminal this opens the interface. Without one, each line of stdin is a turn and the
-    answers go to stdout. The interface folds reasoning and needs no --show-reasoning.
+    On a terminal this opens the interface and keeps the chats; `mobilellm history` finds them.
+    Without one, each line of stdin is a turn, the answers go to stdout, and only a chat that was
+    resumed is kept. The interface folds reasoning and needs no --show-reasoning.
     """
+    from mobilellm_mlx.settings import load_settings
+
+    if resume is not None and private:
+        raise click.UsageError("--resume goes on with what is kept, --private keeps nothing.")
     overrides = sampling_overrides(sampling)
     GenerationOptions().merged(overrides)
     loading = load_options(context, compute)
-    directory = resolve_model(model)
-    with Engine(directory, loading) as engine:
-        if is_interactive():
-            faces.tui().run_chat(
-                engine, instructions=system, overrides=overrides, title=directory.name
+    settings, problems = load_settings()
+    talks = is_interactive()
+    kept = (talks and settings.get("history.save") and not private) or resume is not None
+    with _history(kept) as (store, note):
+        chat_id, used = _resumed(store, resume)
+        directory = _directory(model, used, settings)
+        notes = [*problems, *([note] if note else [])]
+        if talks:
+            return _interface(
+                directory, loading, settings, store, notes, chat_id, system, overrides
             )
-            return 0
-        session = Session(engine, instructions=system, overrides=overrides)
-        return chat_in_lines(session, show_reasoning)
+        for text in notes:
+            click.echo(f"note: {text}", err=True)
+        with Engine(directory, loading) as engine:
+            session = Session(
+                engine,
+                instructions=system or settings.instructions,
+                overrides={**settings.sampling, **overrides},
+                store=store,
+            )
+            if chat_id is not None:
+                session.open(chat_id)
+            return chat_in_lines(session, show_reasoning)
+
+
+@contextmanager
+def _history(kept: bool) -> Iterator[tuple[Store | None, str | None]]:
+    """The store of the chats and what is to say about it; none when nothing is kept."""
+    if not kept:
+        yield None, None
+        return
+    from mobilellm_mlx.chat.store import open_history
+
+    store, note = open_history()
+    try:
+        yield store, note
+    finally:
+        store.close()
+
+
+def _resumed(store: Store | None, name: str | None) -> tuple[str | None, Path | None]:
+    """The chat to go on with, and the model that answered in it last, if that is still here.
+
+    Raises:
+        InvalidInput: when there is no such chat.
+    """
+    if store is None or name is None:
+        return None, None
+    from mobilellm_mlx.cli.history import find_chat
+
+    found = find_chat(store, name)
+    made = [g for m in reversed(store.messages(found.id)) for g in reversed(m.made)]
+    # A chat may come from a file that somebody else made: only what lies among our own models.
+    used = Path(made[0].model_path) if made else None
+    ours = used is not None and used.parent in (paths.models_dir(), paths.models_dir() / "hub")
+    return found.id, used if used and ours and (used / paths.MANIFEST).is_file() else None
+
+
+def _directory(model: str | None, used: Path | None, settings: Settings) -> Path:
+    """What was asked for, or what the chat was held with, or what the settings name."""
+    if model is None and used is not None:
+        return used
+    return resolve_model(model or settings.get("model.default"))
+
+
+def _interface(
+    directory: Path,
+    loading: LoadOptions,
+    settings: Settings,
+    store: Store | None,
+    notes: list[str],
+    chat_id: str | None,
+    system: str | None,
+    overrides: dict[str, Any],
+) -> int:
+    """Chat in the terminal until the person leaves."""
+    from mobilellm_mlx.chat.snapshots import Snapshots
+    from mobilellm_mlx.cli.shelf import Shelf
+    from mobilellm_mlx.settings import save_setting
+
+    limit = int(settings.get("cache.limit_gb") * 1e9)
+    snapshots = Snapshots(limit_bytes=limit) if settings.get("cache.snapshots") else None
+    tui = faces.tui()
+    house = tui.make_house(
+        store=store,
+        settings=settings,
+        save_setting=save_setting,
+        shelf=Shelf(loading),
+        snapshots=snapshots if store is not None else None,
+        notices=tuple(notes),
+        resume=chat_id,
+    )
+    with Engine(directory, loading) as engine:
+        tui.run_chat(
+            engine, house=house, instructions=system, overrides=overrides, title=directory.name
+        )
+    return 0
 
 
 def chat_in_lines(session: Session, show_reasoning: bool = False) -> int:

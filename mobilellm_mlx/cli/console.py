@@ -159,7 +159,7 @@ def print_answer(events: Iterator[Event], show_reasoning: bool = False) -> Gener
         events: of one answer.
         show_reasoning: print on stderr what comes before the answer, dimmed on a terminal.
     """
-    from mobilellm_mlx.events import ReasoningDelta, TextDelta
+    from mobilellm_mlx.events import Notice, ReasoningDelta, TextDelta
 
     summary = None
     reasoning = _Reasoning() if show_reasoning else None
@@ -174,6 +174,8 @@ def print_answer(events: Iterator[Event], show_reasoning: bool = False) -> Gener
                 ends_line = event.text.endswith("\n")
             elif isinstance(event, ReasoningDelta) and reasoning:
                 reasoning.write(event.text)
+            elif isinstance(event, Notice):
+                click.echo(f"note: {event.text}", err=True)
             elif isinstance(event, GenerationSummary):
                 summary = event
     finally:

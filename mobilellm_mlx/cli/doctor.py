@@ -7,9 +7,11 @@ import locale
 import os
 import platform
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -69,6 +71,7 @@ def examine() -> Iterator[Check]:
     yield from _mlx()
     yield from _versions()
     yield from _cache()
+    yield from _history()
     yield from _terminal()
 
 
@@ -222,6 +225,64 @@ def _whole(name: str, damage: str | None, remark: str) -> Check:
         return Check("Cache", name, f"whole, every file as it was made ({remark})")
     hint = f"`mobilellm models rm {name}`, then `mobilellm models pull {name}`"
     return Check("Cache", name, damage, "fail", hint)
+
+
+def _history() -> Iterator[Check]:
+    from mobilellm_mlx.chat.store import history_path
+
+    path = history_path()
+    if not os.path.lexists(path):
+        yield Check("History", "chats", f"none yet; chats will be kept in {path}")
+    else:
+        yield _history_file(path)
+    with closing(sqlite3.connect(":memory:")) as memory:
+        try:
+            memory.execute("CREATE VIRTUAL TABLE words USING fts5 (word)")
+            yield Check("History", "search", f"SQLite {sqlite3.sqlite_version} with FTS5")
+        except sqlite3.OperationalError:
+            value = f"SQLite {sqlite3.sqlite_version} of this Python has no FTS5"
+            yield Check("History", "search", value, "fail", "use a Python of python.org or of uv")
+
+
+def _history_file(path: Path) -> Check:
+    """Whether the chats' file is whole and ours; it is only read."""
+    from mobilellm_mlx.chat.store.migrations import names
+
+    if not os.access(path, os.R_OK | os.W_OK):
+        hint = "check its permissions; until then chats are not kept"
+        return _no_history(f"{path} cannot be read and written", hint)
+    try:
+        value, migrations = _inspect(path)
+    except (sqlite3.Error, OSError) as error:
+        if "no such table" in str(error):
+            hint = "move it away, or set MOBILELLM_HOME to another directory"
+            return _no_history(f"{path} is a database of another program", hint)
+        hint = "`mobilellm history list` saves what can be read and keeps the damaged file"
+        return _no_history(f"{path} is damaged: {error}", hint)
+    if not migrations <= set(names()):
+        hint = "update MobileLLM; until then chats are not kept"
+        return _no_history(f"{value}, written by a newer MobileLLM", hint)
+    return Check("History", "chats", value)
+
+
+def _no_history(value: str, hint: str) -> Check:
+    return Check("History", "chats", value, "fail", hint)
+
+
+def _inspect(path: Path) -> tuple[str, set[str]]:
+    """What there is to say about a file of chats, and the steps of its schema."""
+    # Without a log nobody has it open, and then SQLite need not put files of its own beside it.
+    quiet = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode=ro{quiet}"
+    with closing(sqlite3.connect(uri, uri=True)) as file:
+        ((verdict,),) = file.execute("PRAGMA quick_check(1)").fetchall()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        migrations = {name for (name,) in file.execute("SELECT name FROM migrations")}
+        query = "SELECT count(*) FROM chats WHERE deleted_at IS NULL"
+        ((chats,),) = file.execute(query).fetchall()
+    size = format_bytes(path.stat().st_size)
+    return f"{path} ({size}, {chats} chat{'s' * (chats != 1)}, whole)", migrations
 
 
 def _terminal() -> Iterator[Check]:

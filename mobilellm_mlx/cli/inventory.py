@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -190,6 +191,22 @@ def directory_bytes(directory: Path) -> int:
         with suppress(FileNotFoundError):  # a pull may be tidying up at this moment
             total += path.stat().st_size if path.is_file() else 0
     return total
+
+
+def remove(directory: Path) -> int:
+    """Take a model out of the cache; of a link only the link, for what it leads to is somebody's.
+
+    Returns:
+        The bytes that this frees.
+    """
+    if directory.is_symlink():
+        directory.unlink()
+        return 0
+    freed = directory_bytes(directory)
+    # The manifest first: a removal that is cut off leaves nothing that looks finished.
+    (directory / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(directory)
+    return freed
 
 
 def find_damage(directory: Path) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -12,11 +11,10 @@ import click
 
 from mobilellm_mlx.catalogue import CatalogueModel
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.inventory import Row, describe_any, directory_bytes, find_damage, iter_rows
+from mobilellm_mlx.cli.inventory import Row, describe_any, find_damage, iter_rows, remove
 from mobilellm_mlx.cli.shared import announcement, debug_option, find_model, pull, pull_events
 from mobilellm_mlx.errors import ModelNotFound, StorageError, format_bytes
 from mobilellm_mlx.events import Event, Notice, Summary
-from mobilellm_mlx.paths import MANIFEST
 from mobilellm_mlx.published import LINES
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -247,14 +245,11 @@ def remove_model(name: str) -> None:
     model = find_model(name)
     if not model.path.exists():
         raise ModelNotFound(f"`{name}` is not installed", "`mobilellm models list` shows what is")
-    if model.path.is_symlink():  # someone keeps it elsewhere: what is theirs stays
-        model.path.unlink()
+    if model.path.is_symlink():
+        remove(model.path)
         click.echo(f"removed the link to {name}", err=True)
         return
-    freed = directory_bytes(model.path)
-    # The manifest first: a removal that is cut off leaves nothing that looks finished.
-    (model.path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(model.path)
+    freed = remove(model.path)
     click.echo(f"removed {name}, {format_bytes(freed)} freed", err=True)
     if not isinstance(model, CatalogueModel):
         click.echo("what it was made from is still in the cache that `hf cache ls` shows", err=True)

@@ -87,7 +87,7 @@ def test_no_input_is_no_output(talk) -> None:
 
 
 def test_an_error_after_the_first_answer_keeps_that_answer(run, tiny_dir) -> None:
-    long = b"y" * 100
+    long = b"y" * 200
     result = run(
         "chat", str(tiny_dir), "--context", "128", "--max-tokens", "5", stdin=b"a\n" + long
     )
@@ -107,6 +107,8 @@ def test_on_a_terminal_the_interface_is_opened_with_the_options(run, monkeypatch
     opened = {}
 
     class Interface:
+        make_house = staticmethod(dict)
+
         @staticmethod
         def run_chat(engine, **options):
             opened.update(options, info=engine.info)
@@ -117,6 +119,88 @@ def test_on_a_terminal_the_interface_is_opened_with_the_options(run, monkeypatch
     assert result.code == 0
     assert opened.pop("info") is None  # the interface loads the model, behind its first screen
     assert opened["instructions"] == "Be brief." and opened["overrides"] == {"temperature": 0.3}
+
+
+def open_interface(run, monkeypatch, *args):
+    """What the interface is handed."""
+    opened = {}
+
+    class Interface:
+        make_house = staticmethod(dict)
+
+        @staticmethod
+        def run_chat(engine, **options):
+            opened.update(options["house"])
+
+    monkeypatch.setattr(verb, "is_interactive", lambda: True)
+    monkeypatch.setattr(faces, "tui", lambda: Interface)
+    result = run("chat", *args)
+    return result, opened
+
+
+def test_the_interface_keeps_chats_unless_it_is_private(run, monkeypatch, tiny_dir) -> None:
+    _, house = open_interface(run, monkeypatch, str(tiny_dir))
+    assert house["store"] is not None and house["snapshots"] is not None
+    _, house = open_interface(run, monkeypatch, str(tiny_dir), "--private")
+    assert house["store"] is None and house["snapshots"] is None
+
+
+def test_the_settings_can_say_that_nothing_is_kept(run, monkeypatch, tiny_dir) -> None:
+    from mobilellm_mlx.settings import save_setting
+
+    save_setting("history.save", False)
+    _, house = open_interface(run, monkeypatch, str(tiny_dir))
+    assert house["store"] is None
+
+
+def test_what_is_wrong_with_the_settings_is_said(run, monkeypatch, tiny_dir) -> None:
+    from mobilellm_mlx.settings import settings_path
+
+    settings_path().parent.mkdir(parents=True)
+    settings_path().write_text("[sampling]\ntemprature = 1\n")
+    _, house = open_interface(run, monkeypatch, str(tiny_dir))
+    assert "did you mean `sampling.temperature`" in house["notices"][0]
+    monkeypatch.setattr(verb, "is_interactive", lambda: False)
+    assert "note: there is no setting" in run("chat", str(tiny_dir), stdin=b"").err
+
+
+def test_a_chat_in_lines_is_kept_only_when_it_was_resumed(run, tiny_dir) -> None:
+    from mobilellm_mlx.chat.records import ChatRecord, make_id, now
+    from mobilellm_mlx.chat.store import Store, history_path
+
+    lines = ("chat", str(tiny_dir), "--max-tokens", "3")
+    assert run(*lines, stdin=b"hello\n").code == 0
+    assert not history_path().exists()
+    store = Store(history_path())
+    chat = ChatRecord(make_id(), now(), now(), title="Mine")
+    store.add_chat(chat)
+    store.close()
+    assert run(*lines, "--resume", "mine", stdin=b"hello\n").code == 0
+    store = Store(history_path())
+    assert [m.role for m in store.messages(chat.id)] == ["user", "assistant"]
+    store.close()
+
+
+def test_a_chat_to_resume_must_be_there(run, tiny_dir) -> None:
+    result = run("chat", str(tiny_dir), "--resume", stdin=b"")
+    assert result.code == 1 and "there is no chat" in result.err
+    assert run("chat", "--resume", "--private", stdin=b"").code == 2
+
+
+def test_a_model_that_a_chat_names_is_used_only_if_it_is_one_of_ours(run, tmp_path) -> None:
+    """The history may hold what somebody else exported: its paths are not to be trusted."""
+    from mobilellm_mlx.chat.records import ChatRecord, Generation, StoredMessage, make_id, now
+    from mobilellm_mlx.chat.store import Store
+
+    foreign = tmp_path / "elsewhere"
+    foreign.mkdir()
+    (foreign / "mobilellm.json").write_text("{}")
+    store, chat = Store(), ChatRecord(make_id(), now(), now())
+    made = Generation(model="x", model_path=str(foreign))
+    store.add_chat(chat)
+    store.save(StoredMessage("m", chat.id, None, "assistant", "x", now(), made=(made,)))
+    assert verb._resumed(store, "last") == (chat.id, None)
+    store.close()
 
 
 def test_a_model_without_a_chat_template_is_explained(run, tmp_path) -> None:

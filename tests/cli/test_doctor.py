@@ -179,3 +179,88 @@ def test_an_ascii_locale_is_a_warning(examine, monkeypatch) -> None:
     monkeypatch.setattr(doctor.locale, "getpreferredencoding", lambda *_: "ANSI_X3.4-1968")
     checks, code = examine()
     assert (code, checks["encoding"]["status"]) == (0, "warn")
+
+
+# ---------------------------------------------------------------- the history
+
+
+@pytest.fixture
+def chats_file():
+    """A history with one chat."""
+    from mobilellm_mlx.chat.records import ChatRecord, make_id, now
+    from mobilellm_mlx.chat.store import Store, history_path
+
+    store = Store(history_path())
+    store.add_chat(ChatRecord(make_id(), now(), now(), "a chat"))
+    store.close()
+    return history_path()
+
+
+def test_no_history_yet_is_no_failure(examine) -> None:
+    checks, code = examine()
+    assert (code, checks["chats"]["status"]) == (0, "ok")
+    assert checks["chats"]["value"].startswith("none yet")
+    assert checks["search"]["value"].endswith("with FTS5")
+
+
+def test_a_whole_history_is_counted_and_left_as_it_is(examine, chats_file) -> None:
+    before = chats_file.read_bytes()
+    checks, code = examine()
+    assert (code, checks["chats"]["status"]) == (0, "ok")
+    assert (
+        str(chats_file) in checks["chats"]["value"] and "1 chat, whole" in checks["chats"]["value"]
+    )
+    assert [path.name for path in chats_file.parent.iterdir()] == ["history.db"]
+    assert chats_file.read_bytes() == before
+
+
+def test_a_history_in_use_is_counted_with_its_log(examine, chats_file) -> None:
+    from mobilellm_mlx.chat.records import ChatRecord, make_id, now
+    from mobilellm_mlx.chat.store import Store
+
+    store = Store(chats_file)
+    store.add_chat(ChatRecord(make_id(), now(), now(), "another"))
+    try:
+        assert "2 chats, whole" in examine()[0]["chats"]["value"]
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "hint"),
+    [
+        ("text", "saves what can be read"),
+        ("directory", "saves what can be read"),
+        ("foreign", "move it away"),
+        ("newer", "update MobileLLM"),
+    ],
+)
+def test_a_history_that_cannot_be_used_fails_with_a_hint(examine, chats_file, what, hint) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    if what == "newer":
+        with closing(sqlite3.connect(chats_file)) as raw:
+            raw.execute("INSERT INTO migrations VALUES ('telepathy', '2099')")
+            raw.commit()
+    else:
+        chats_file.unlink()
+    if what == "text":
+        chats_file.write_text("no database " * 100)
+    elif what == "directory":
+        chats_file.mkdir()
+    elif what == "foreign":
+        with closing(sqlite3.connect(chats_file)) as raw:
+            raw.execute("CREATE TABLE birds (name)")
+    checks, code = examine()
+    assert (code, checks["chats"]["status"]) == (1, "fail")
+    assert str(chats_file) in checks["chats"]["value"] and hint in checks["chats"]["hint"]
+
+
+def test_a_history_that_cannot_be_written_fails(examine, chats_file, monkeypatch) -> None:
+    access = os.access
+    refuse = lambda path, mode: path != chats_file and access(path, mode)  # noqa: E731
+    monkeypatch.setattr(doctor.os, "access", refuse)
+    checks, code = examine()
+    assert (code, checks["chats"]["status"]) == (1, "fail")
+    assert "cannot be read and written" in checks["chats"]["value"]

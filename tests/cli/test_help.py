@@ -13,6 +13,10 @@ ALL = [
     (),
     *((verb,) for verb in VERBS),
     *(("models", verb) for verb in ("list", "pull", "show", "rm")),
+    *(
+        ("history", verb)
+        for verb in ("list", "show", "search", "export", "import", "path", "backup", "rm")
+    ),
 ]
 
 
@@ -41,10 +45,9 @@ def modules_after(*args: str, stdin: bytes = b"", tail: str = "") -> set[str]:
 
 
 def test_the_list_of_verbs_under_test_is_complete() -> None:
-    models = find(("models",))
-    assert isinstance(models, click.Group)
+    groups = {verb: group for verb in VERBS if isinstance(group := find((verb,)), click.Group)}
     assert {path for path in ALL if len(path) == 2} == {
-        ("models", name) for name in models.commands
+        (verb, name) for verb, group in groups.items() for name in group.commands
     }
 
 
