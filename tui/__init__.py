@@ -11,23 +11,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilellm_mlx.engine import ChatEngine
 
-__all__ = ["run_chat"]
+    from .house import House
+
+__all__ = ["make_house", "run_chat"]
+
+
+def make_house(**parts: Any) -> House:
+    """What the interface is handed besides an engine: see ``House`` for the parts."""
+    from .house import House
+
+    return House(**parts)
 
 
 def run_chat(
     engine: ChatEngine,
     *,
+    house: House | None = None,
     instructions: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> None:
     """Chat in the terminal until the person leaves.
 
-    The interface comes up first and the model is loaded behind it. The caller closes the engine.
+    The interface comes up first and the model is loaded behind it. The caller closes the engine
+    and what is in the house.
 
     Args:
         engine: answers; need not be loaded.
-        instructions: the system prompt; None leaves the model's own default.
+        house: where chats and settings are kept, and where models come from; None keeps nothing.
+        instructions: the system prompt; None leaves it to the settings.
         overrides: fields of ``GenerationOptions`` that replace the model's recommended ones.
         title: what to call the model until it is loaded and says its own name.
 
@@ -40,9 +52,15 @@ def run_chat(
     """
     from .app import MobileLLMApp
 
-    app = MobileLLMApp(engine=engine, instructions=instructions, overrides=overrides, title=title)
+    app = MobileLLMApp(
+        engine, house=house, instructions=instructions, overrides=overrides, title=title
+    )
     app.run()
-    app.bridge.close(timeout_s=1.0)
+    if app.board is not None:
+        app.board.close(timeout_s=1.0)
+    if app.bridge.close(timeout_s=1.0) and (job := app.bridge.session.keep_cache()):
+        for _ in job:  # the next time, this chat goes on at once
+            pass
     if app.failure is not None:
         raise app.failure
     if app.return_code:

@@ -1,4 +1,4 @@
-"""The application: themes, keys that work everywhere, and the way out."""
+"""The application: themes, keys that work everywhere, jobs beside the chat, and the way out."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from mobilellm_mlx.chat.session import Session
 from mobilellm_mlx.engine import ChatEngine
 
 from . import messages as heard
+from .attention import Attention
 from .bridge import Bridge, Clock
+from .house import House
+from .pauses import avoid_pauses
+from .pulls import PullBoard
 from .screens.chat import ChatScreen
 from .screens.help import HelpScreen
-from .terminal import copy_on_mac, teach_option_enter
-from .themes import DARK, LIGHT
+from .terminal import copy_to_system, teach_option_enter
+from .themes import ANSI, THEMES, wants_no_color
 
 
 class MobileLLMApp(App[None]):
@@ -29,13 +33,15 @@ class MobileLLMApp(App[None]):
 
     Args:
         engine: answers; loaded in the background, closed by the caller.
-        instructions: the system prompt; None leaves the model's own default.
+        house: where chats and settings are kept; None forgets everything at the end.
+        instructions: the system prompt; None leaves it to the settings.
         overrides: fields of ``GenerationOptions`` that replace the recommended ones.
         title: what to call the model until it is loaded.
         clock: seconds from any start; a test passes its own.
 
     Attributes:
         bridge: the way to the engine.
+        board: the pulls that run; None where no other models are offered.
         failure: what to raise after leaving: the reason why there is no model, or the last
             unexpected failure.
     """
@@ -48,6 +54,15 @@ class MobileLLMApp(App[None]):
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "show_keys", "Keys", id="app.keys", tooltip="Show this page"),
+        Binding(
+            "ctrl+p",
+            "command_palette",
+            "Commands",
+            id="app.palette",
+            priority=True,
+            show=False,
+            tooltip="Find a command by its name",
+        ),
         Binding("ctrl+q", "quit", "Quit", id="app.quit", priority=True, show=False, tooltip="Quit"),
     ]
 
@@ -55,30 +70,61 @@ class MobileLLMApp(App[None]):
         self,
         engine: ChatEngine,
         *,
+        house: House | None = None,
         instructions: str | None = None,
         overrides: Mapping[str, Any] | None = None,
         title: str = "",
         clock: Clock = time.monotonic,
     ) -> None:
-        super().__init__()
+        super().__init__(ansi_color=True if wants_no_color() else None)
         teach_option_enter()
-        session = Session(engine, instructions=instructions, overrides=overrides)
+        house = house or House()
+        session = Session(
+            engine,
+            instructions=instructions or house.settings.instructions,
+            overrides=overrides,
+            store=house.store,
+            snapshots=house.snapshots,
+        )
+        self.house = house
         self.bridge = Bridge(engine, session, clock)
+        self.board = PullBoard(house.shelf, clock) if house.shelf else None
         self.failure: Exception | None = None
-        self._chat = ChatScreen(self.bridge, title)
+        self.attention = Attention(
+            self, is_wanted=lambda: bool(house.settings.get("interface.notify"))
+        )
+        self._chat = ChatScreen(
+            self.bridge,
+            house,
+            title,
+            board=self.board,
+            overrides=dict(overrides or {}),
+            instructions=instructions,
+        )
         self.add_mode("chat", lambda: self._chat)
-        self.register_theme(DARK)
-        self.register_theme(LIGHT)
-        self.theme = DARK.name
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = ANSI.name if wants_no_color() else house.settings.get("interface.theme")
 
     def on_mount(self) -> None:
         """A request to end leaves the terminal as it was found."""
+        self.attention.attach()
+        if self.board is not None:
+            self.board.attach(self)
         if not self.is_headless:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
+
+    def on_ready(self) -> None:
+        """What is in memory now stays; looking through it again and again would make pauses."""
+        if not self.is_headless:
+            avoid_pauses()
 
     def _terminate(self) -> None:
         self.bridge.stop()
         self.exit(return_code=128 + signal.SIGTERM)
+
+    def on_unmount(self) -> None:
+        self.attention.close()
 
     @property
     def chat(self) -> ChatScreen:
@@ -86,24 +132,27 @@ class MobileLLMApp(App[None]):
         return self._chat
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """The command palette: what has a key, and nothing that has no use here."""
+        """The command palette: everything that a slash does, and what has a key only."""
         chat = self.chat
-        yield SystemCommand("New chat", "Forget this conversation", chat.action_new_chat)
         if chat.is_answering:
             yield SystemCommand("Stop", "Stop the answer", chat.action_stop)
-        yield SystemCommand("Copy last answer", "To the clipboard", chat.action_copy_answer)
-        yield SystemCommand("Toggle theme", "Light or dark", self.action_toggle_theme)
-        yield SystemCommand("Keys", "Show all keys", self.action_show_keys)
-        yield SystemCommand("Quit", "Leave; a running answer is stopped", self.action_quit)
+        for command in chat.dispatch.commands:
+
+            def run(name: str = command.name) -> None:
+                chat.run_worker(chat.dispatch.run(name))
+
+            yield SystemCommand(f"{command.summary} (/{command.name})", "", run)
+        yield SystemCommand("Show or hide the list of chats", "", chat.action_sidebar)
 
     def action_toggle_theme(self) -> None:
         """Dark to light, and back."""
-        self.theme = LIGHT.name if self.theme == DARK.name else DARK.name
+        with self.chat.desk.explained():
+            self.chat.rooms.toggle_theme()
 
     def action_show_keys(self) -> None:
         """The keys of the screen below, as a page on top of it."""
         if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(self.chat))
+            self.push_screen(HelpScreen(self.screen))
 
     async def action_help_quit(self) -> None:  # type: ignore[override]
         """Ctrl+C when nothing is selected: stop the answer, or say how to leave."""
@@ -118,9 +167,19 @@ class MobileLLMApp(App[None]):
         self.exit(return_code=1 if self.failure is not None else 0)
 
     def copy_to_clipboard(self, text: str) -> None:
-        """Copy through the terminal and, on a Mac, through the system as well."""
+        """Copy through the terminal and through the system's own clipboard."""
         super().copy_to_clipboard(text)
-        copy_on_mac(text)
+        copy_to_system(text)
+
+    @on(PullBoard.Changed)
+    def show_pull(self) -> None:
+        self.chat.rooms.show_pull()
+
+    @on(PullBoard.Ended)
+    def report_pull(self, event: PullBoard.Ended) -> None:
+        self.chat.rooms.report_pull(event.pull)
+        came = "is here" if event.pull.problem is None else "could not be fetched"
+        self.attention.job_ended(f"{event.pull.row.name} {came}", event.pull.elapsed_s)
 
     @on(heard.ModelReady)
     def forget_failure(self) -> None:
@@ -128,7 +187,14 @@ class MobileLLMApp(App[None]):
 
     @on(heard.LoadingFailed)
     def note_failure(self, event: heard.LoadingFailed) -> None:
-        self.failure = event.problem.error
+        if self.chat.info is None:  # else there is still the one from before
+            self.failure = event.problem.error
+
+    @on(heard.AnswerEnded)
+    def call_for_attention(self, event: heard.AnswerEnded) -> None:
+        summary = event.summary
+        if summary.status == "ok":
+            self.attention.job_ended(f"Answered: {summary.text}", summary.elapsed_s)
 
     @on(heard.AnswerFailed)
     def note_internal_failure(self, event: heard.AnswerFailed) -> None:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from textual.message import Message
 from textual.message_pump import MessagePump
@@ -25,6 +26,7 @@ from textual.timer import Timer
 from mobilellm_mlx.chat.session import Session
 from mobilellm_mlx.engine import ChatEngine
 from mobilellm_mlx.events import (
+    CacheSummary,
     Event,
     GenerationSummary,
     ModelLoaded,
@@ -48,11 +50,17 @@ _END = object()
 Clock = Callable[[], float]
 
 
+OpenJob = Callable[[threading.Event], Iterator[Event]]
+"""Begins a job that ends early when the flag is set."""
+
+Failed = Callable[[say.Problem], Message]
+
+
 @dataclass(slots=True)
 class _Job:
     """One run of an iterator, with what the interface has seen of it."""
 
-    failed: type[say.LoadingFailed] | type[say.AnswerFailed]
+    failed: Failed
     """What to post when it fails."""
     cancel: threading.Event
     started: float
@@ -81,7 +89,7 @@ class Bridge:
 
     Args:
         engine: loaded by ``load``.
-        session: asked by ``send``; belongs to the reading thread while an answer runs.
+        session: belongs to the reading thread while a job runs.
         clock: seconds from any start; a test passes its own.
     """
 
@@ -105,40 +113,54 @@ class Bridge:
         """Whether a job runs whose end has not been posted yet."""
         return self._job is not None
 
-    def load(self) -> None:
-        """Bring the model into memory; ends with ``ModelReady`` or ``LoadingFailed``."""
-        self._start(lambda _: self._engine.load(), say.LoadingFailed)
+    @property
+    def session(self) -> Session:
+        """The conversation, to be read at any time and changed between jobs only."""
+        return self._session
 
-    def send(self, text: str) -> None:
-        """Ask; ends with ``AnswerEnded`` or ``AnswerFailed``."""
-        self._start(lambda cancel: self._session.send(text, cancel), say.AnswerFailed)
+    @property
+    def engine(self) -> ChatEngine:
+        """Who answers."""
+        return self._engine
+
+    def load(self, directory: Path | None = None) -> None:
+        """Bring a model into memory; ends with ``ModelReady`` or ``LoadingFailed``.
+
+        Args:
+            directory: another model than the one the engine was made for.
+        """
+        self._start(lambda _: self._engine.load(directory), say.LoadingFailed)
+
+    def ask(self, open_job: OpenJob) -> None:
+        """Run a job of the session that answers; ends with ``AnswerEnded`` or ``AnswerFailed``."""
+        self._start(open_job, say.AnswerFailed)
+
+    def tidy(self, job: Iterator[Event]) -> None:
+        """Run a job about caches; ends with ``CacheMoved``, also when it failed."""
+        self._start(lambda _: job, lambda _: say.CacheMoved())
 
     def stop(self) -> None:
         """Ask the running answer to end at its next token."""
         if self._job is not None:
             self._job.cancel.set()
 
-    def reset(self) -> None:
-        """Forget the conversation. Only between jobs: the session is not ours during one."""
-        if self.is_busy:
-            raise RuntimeError("reset while a job runs")
-        self._session.reset()
+    def close(self, timeout_s: float = 0.0) -> bool:
+        """Stop, and wait up to ``timeout_s`` for a running job to let go of the session.
 
-    def close(self, timeout_s: float = 0.0) -> None:
-        """Stop, and wait up to ``timeout_s`` for a running answer to reach the session."""
+        Returns:
+            Whether it has.
+        """
         self.stop()
         self._target = None
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
-        if self._thread is not None and timeout_s:
-            self._thread.join(timeout_s)
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
-    def _start(
-        self,
-        open_job: Callable[[threading.Event], Iterator[Event]],
-        failed: type[say.LoadingFailed] | type[say.AnswerFailed],
-    ) -> None:
+    def _start(self, open_job: OpenJob, failed: Failed) -> None:
         if self.is_busy:
             raise RuntimeError("one job at a time")
         job = _Job(failed, threading.Event(), self._clock())
@@ -196,6 +218,8 @@ class Bridge:
                 job.outcome = say.ModelReady(item)
             case GenerationSummary():
                 job.outcome = say.AnswerEnded(item)
+            case CacheSummary():
+                job.outcome = say.CacheMoved(item)
             case Exception():
                 job.outcome = job.failed(say.Problem.of(item))
             case Notice(text=said):
@@ -208,8 +232,8 @@ class Bridge:
         self._job = None
         if self._timer is not None:
             self._timer.pause()
-        silent = RuntimeError("the engine stopped without saying why")
-        self._post(job.outcome or job.failed(say.Problem.of(silent)))
+        silent = say.Problem.of(RuntimeError("the engine stopped without saying why"))
+        self._post(job.outcome or job.failed(silent))
 
     def _post_pace(self, job: _Job) -> None:
         now = self._clock()

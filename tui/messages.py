@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from textual.message import Message
 
 from mobilellm_mlx.errors import MobileLLMError
-from mobilellm_mlx.events import GenerationSummary, ModelLoaded
+from mobilellm_mlx.events import CacheSummary, GenerationSummary, ModelLoaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,20 @@ class AnswerEnded(Message):
         self.summary = summary
 
 
+class CacheMoved(Message):
+    """A cache was written down or read back, or neither; the chat goes on in any case.
+
+    Attributes:
+        summary: of the last one; None when there was nothing to do, or it failed.
+    """
+
+    def __init__(self, summary: CacheSummary | None = None) -> None:
+        super().__init__()
+        self.summary = summary
+
+
 class AnswerFailed(Message):
-    """The answer broke off; the session has forgotten this turn."""
+    """The answer broke off; the session keeps what came of it, if anything did."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()

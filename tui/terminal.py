@@ -1,4 +1,4 @@
-"""What Textual does not know about terminals: a key that some send, and the Mac's clipboard."""
+"""What Textual does not know about terminals: a key that some send, and the session's clipboard."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 
 OPTION_ENTER = "\x1b\r"
 PBCOPY_TIMEOUT_S = 2.0
@@ -29,21 +30,53 @@ def teach_option_enter() -> None:
         ANSI_SEQUENCES_KEYS.setdefault(OPTION_ENTER, (Keys.ControlJ,))
 
 
-def copy_on_mac(text: str) -> None:
-    """Put ``text`` on a Mac's clipboard; a try that neither waits nor fails.
+def clipboard_command(environment: Mapping[str, str] = os.environ) -> list[str] | None:
+    """The program that fills the clipboard of the session this runs in; None when there is none.
 
-    Terminal.app ignores the escape sequence that other terminals understand. Over SSH the
-    clipboard of this machine is not the person's.
+    Some terminals, Terminal.app among them, ignore the escape sequence that others understand.
+    Over SSH the clipboard of this machine is not the person's.
     """
-    if sys.platform == "darwin" and "SSH_CONNECTION" not in os.environ:
-        if tool := shutil.which("pbcopy"):
-            copy = threading.Thread(target=_pbcopy, args=(tool, text), name="mobilellm-pbcopy")
-            copy.daemon = True
-            copy.start()
+    if "SSH_CONNECTION" in environment:
+        return None
+    if sys.platform == "darwin":
+        tools = [["pbcopy"]]
+    elif environment.get("WAYLAND_DISPLAY"):
+        tools = [["wl-copy"]]
+    elif environment.get("DISPLAY"):
+        tools = [["xclip", "-selection", "clipboard"], ["xsel", "--clipboard", "--input"]]
+    else:
+        return None
+    for name, *arguments in tools:
+        if path := shutil.which(name):
+            return [path, *arguments]
+    return None
 
 
-def _pbcopy(tool: str, text: str) -> None:
+def copy_to_system(text: str) -> None:
+    """Put ``text`` on the clipboard of this session; a try that neither waits nor fails."""
+    if command := clipboard_command():
+        copy = threading.Thread(target=_copy, args=(command, text), name="mobilellm-pbcopy")
+        copy.daemon = True
+        copy.start()
+
+
+"""The name from when only Macs had it."""
+
+
+def _copy(command: list[str], text: str) -> None:
     # pbcopy reads its input in the locale's encoding, and an LC_ALL would go before LC_CTYPE.
-    env = {**os.environ, "LC_ALL": "", "LC_CTYPE": "UTF-8"}
+    env = {**os.environ}
+    if sys.platform == "darwin":
+        env |= {"LC_ALL": "", "LC_CTYPE": "UTF-8"}
+    # xclip stays behind to serve the text; what it writes to must not be ours to wait for.
+    quiet = subprocess.DEVNULL
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run([tool], input=text.encode(), env=env, timeout=PBCOPY_TIMEOUT_S, check=False)
+        subprocess.run(
+            command,
+            input=text.encode(),
+            env=env,
+            timeout=PBCOPY_TIMEOUT_S,
+            check=False,
+            stdout=quiet,
+            stderr=quiet,
+        )

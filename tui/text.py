@@ -21,7 +21,15 @@ def printable(text: str) -> str:
 
 def format_key(key: str) -> str:
     """A key as it is written on keyboards: ``ctrl+pageup`` gives ``Ctrl+PgUp``."""
-    names = {"escape": "Esc", "pageup": "PgUp", "pagedown": "PgDn", "newline": "Ctrl+J"}
+    names = {
+        "escape": "Esc",
+        "pageup": "PgUp",
+        "pagedown": "PgDn",
+        "newline": "Ctrl+J",
+        "slash": "/",
+    }
+    if len(key) == 1:  # a letter by itself is typed as it stands
+        return key
     return "+".join(names.get(part, part.capitalize()) for part in key.split("+"))
 
 

@@ -62,23 +62,24 @@ class StagedEngine(ScriptedEngine):
         self._deaf = deaf
         self._before = before
 
-    def load(self) -> Iterator[Event]:
+    def load(self, directory: Path | None = None) -> Iterator[Event]:
         self.loads += 1
         self.may_load.wait(10)
-        yield from super().load()
+        yield from super().load(directory)
 
     def chat(
         self,
         messages: Sequence[Message],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
+        begun: str | Sequence[int] = (),
     ) -> Iterator[Event]:
         cancel = cancel or threading.Event()
         yield from self._before
         if self._hold_after == 0:
             self._wait(cancel)
         said = thought = 0
-        for event in super().chat(messages, options, cancel):
+        for event in super().chat(messages, options, cancel, begun):
             yield event
             said += isinstance(event, TextDelta)
             if isinstance(event, TextDelta) and said == self._crash_after:
@@ -155,7 +156,7 @@ class Chat:
     async def idle(self) -> None:
         """Wait until the model is loaded and nothing is being answered or queued."""
         await self.until(
-            lambda: self.app.chat._status.state.phase == "idle" and not self.app.chat.is_answering
+            lambda: self.app.chat.status.state.phase == "idle" and not self.app.chat.is_answering
         )
         await self.pilot.pause(0)
 

@@ -171,6 +171,9 @@ async def test_f1_shows_every_key_that_has_a_meaning_here(open_chat, staged):
         await chat.until(lambda: isinstance(chat.app.screen, HelpScreen))
         await chat.pilot.pause()
         shown = chat.text()
+        await chat.press("end")
+        await chat.until(lambda: "Ctrl+Q" in chat.text())
+        shown += chat.text()
         for key in ("Enter", "Ctrl+J", "Esc", "Ctrl+N", "Ctrl+Y", "Ctrl+P", "Ctrl+Q", "F1", "PgUp"):
             assert key in shown
         await chat.press("escape")
@@ -185,11 +188,13 @@ async def test_the_palette_has_what_a_chat_needs(open_chat, staged):
         await chat.idle()
         await chat.say("go")
         titles = [c.title for c in chat.app.get_system_commands(chat.app.screen)]
-        assert titles == ["New chat", "Stop", "Copy last answer", "Toggle theme", "Keys", "Quit"]
+        assert titles[0] == "Stop"
+        for command in chat.app.chat.commands:
+            assert any(f"(/{command.name})" in title for title in titles)
         await chat.press("ctrl+p")
         await chat.until(lambda: "Search for commands" in chat.text())
         await chat.pilot.press(*"theme")
-        await chat.until(lambda: "Light or dark" in chat.text())
+        await chat.until(lambda: "Change the colours" in chat.text())
         await chat.press("enter")
         await chat.until(lambda: chat.app.theme == LIGHT.name)
         chat.app.action_toggle_theme()

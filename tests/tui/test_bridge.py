@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from mobilellm_mlx.chat.session import Session
-from mobilellm_mlx.events import Event, Notice, PrefillProgress, Progress, TextDelta
+from mobilellm_mlx.events import CacheSummary, Event, Notice, PrefillProgress, Progress, TextDelta
 from mobilellm_mlx.testing import SCRIPTED_MODEL, ScriptedEngine
 from tui import messages as say
 from tui.bridge import Bridge
@@ -39,7 +40,7 @@ class Told(ScriptedEngine):
         super().__init__()
         self.told = told
 
-    def load(self) -> Iterator[Event]:
+    def load(self, directory: Path | None = None) -> Iterator[Event]:
         for item in self.told:
             if isinstance(item, BaseException):
                 raise item
@@ -58,8 +59,12 @@ def run(engine, start):
     return target.got
 
 
+def send(bridge, text):
+    bridge.ask(lambda cancel: bridge.session.send(text, cancel))
+
+
 def test_many_pieces_become_one_message():
-    got = run(ScriptedEngine(["a rather long answer"]), lambda b: b.send("hi"))
+    got = run(ScriptedEngine(["a rather long answer"]), lambda b: send(b, "hi"))
     kinds = [type(message) for message in got]
     assert kinds == [say.Pace, say.PromptRead, say.AnswerText, say.AnswerEnded]
     assert got[2].text == "a rather long answer"
@@ -94,14 +99,14 @@ def test_jobs_do_not_overlap():
     gate = threading.Event()
 
     class Waits(ScriptedEngine):
-        def load(self):
+        def load(self, directory=None):
             gate.wait(5)
-            yield from super().load()
+            yield from super().load(directory)
 
     engine = Waits()
     bridge = Bridge(engine, Session(engine))
     bridge.load()
-    for job in (bridge.load, bridge.reset, lambda: bridge.send("hi")):
+    for job in (bridge.load, lambda: send(bridge, "hi"), lambda: bridge.tidy(iter(()))):
         with pytest.raises(RuntimeError):
             job()
     gate.set()
@@ -109,8 +114,23 @@ def test_jobs_do_not_overlap():
     assert not bridge._thread.is_alive()
 
 
+def test_a_cache_that_was_moved_is_told_and_one_that_was_not_holds_nobody_up():
+    moved = CacheSummary("restore_cache", tokens=7)
+    (told,) = [m for m in run(ScriptedEngine(), lambda b: b.tidy(iter([moved])))
+               if isinstance(m, say.CacheMoved)]  # fmt: skip
+    assert told.summary == moved
+
+    def fail():
+        raise OSError("gone")
+        yield
+
+    for job in (iter(()), fail()):
+        got = run(ScriptedEngine(), lambda b, job=job: b.tidy(job))
+        assert isinstance(got[-1], say.CacheMoved) and got[-1].summary is None
+
+
 def test_reasoning_comes_in_a_message_of_its_own_before_the_answer():
-    got = run(ScriptedEngine(["a rather long answer"], reasoning="so so"), lambda b: b.send("?"))
+    got = run(ScriptedEngine(["a rather long answer"], reasoning="so so"), lambda b: send(b, "?"))
     kinds = [type(message) for message in got]
     assert kinds[2:] == [say.ReasoningText, say.AnswerText, say.AnswerEnded]
     assert (got[2].text, got[2].pieces) == ("so so", 2)

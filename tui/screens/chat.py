@@ -1,50 +1,60 @@
-"""The chat: a transcript, a prompt, a status line, and the order in which turns happen."""
+"""The chat: the conversation, the other chats beside it, and what can be done with a message."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from textual import on
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.screen import Screen
-from textual.widgets import Static
+from textual.events import Resize
 
-from mobilellm_mlx.events import ModelLoaded
+from mobilellm_mlx.chat.records import SearchHit, StoredMessage
 
-from .. import messages as heard
 from ..bridge import Bridge
-from ..widgets.messages import ProblemBlock, UserMessage
+from ..house import House
+from ..pulls import PullBoard
+from ..widgets.find import FindBar
+from ..widgets.finding import Found
 from ..widgets.prompt import Prompt
-from ..widgets.response import Response
-from ..widgets.status import StatusLine
-from ..widgets.transcript import Transcript
-from ..widgets.welcome import Welcome
+from ..widgets.said import MessageAction
+from ..widgets.sidebar import Sidebar
+from .desk import Desk
+from .dispatch import Dispatch
+from .rooms import Rooms
+from .turns import TurnScreen
 
-WAITS_FOR_MODEL = "queued until the model is loaded"
-WAITS_FOR_ANSWER = "queued until this answer is done"
-
-
-@dataclass(slots=True)
-class Turn:
-    """What is being answered."""
-
-    said: UserMessage
-    response: Response
+SIDEBAR_FROM = 104
+"""Columns from which on the list of chats is shown by itself."""
+BUSY = "Wait for the answer, or stop it with Esc"
 
 
-class ChatScreen(Screen[None]):
-    """One conversation.
+def _key(keys: str, action: str, title: str, tooltip: str, name: str = "") -> Binding:
+    """A key of the screen that goes before those of the prompt, which has uses for many."""
+    name = name or action.partition("(")[0]
+    return Binding(
+        keys, action, title, id=f"chat.{name}", priority=True, show=False, tooltip=tooltip
+    )
 
-    Messages sent while the model loads or answers wait in a queue, shown dimmed, and go out one by
-    one. Esc means "enough": the answer stops and what waits comes back into the prompt, so nothing
-    is lost and nothing is sent behind the person's back. A failure brings it back, too.
+
+class ChatScreen(TurnScreen):
+    """One conversation, and the way to the others.
+
+    Args:
+        bridge: the way to the engine.
+        house: what there is besides.
+        title: what to call the model until it is loaded.
+        board: the pulls that run; None where no other models are offered.
+        overrides: sampling that was asked for when the program was started.
+        instructions: the same for the system prompt.
     """
 
-    CSS_PATH = "chat.tcss"
+    CSS_PATH: ClassVar[list[str]] = [  # type: ignore[assignment]
+        "chat.tcss",
+        "../transcript.tcss",
+        "../prompt.tcss",
+        "../chats.tcss",
+    ]
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -55,249 +65,336 @@ class ChatScreen(Screen[None]):
             tooltip="Stop the answer, take the queue back",
         ),
         Binding("ctrl+n", "new_chat", "New chat", id="chat.new", tooltip="Start a new chat"),
-        Binding(
-            "ctrl+y",
-            "copy_answer",
-            "Copy answer",
-            id="chat.copy",
-            priority=True,  # the prompt would take it for `redo`
-            tooltip="Copy the last answer",
-        ),
-        Binding(
-            "ctrl+t",
-            "toggle_reasoning",
-            "Reasoning",
-            id="chat.reasoning",
-            show=False,
-            tooltip="Open or fold the last reasoning",
-        ),
-        Binding(
-            "pageup,shift+pageup,alt+up",
-            "scroll_transcript(-1)",
-            "Scroll up",
-            id="chat.up",
-            priority=True,
-            show=False,
-            tooltip="Scroll up",
-        ),
-        Binding(
-            "pagedown,shift+pagedown,alt+down",
-            "scroll_transcript(1)",
-            "Scroll down",
-            id="chat.down",
-            priority=True,
-            show=False,
-            tooltip="Scroll down",
-        ),
+        _key("ctrl+r", "search", "Resume", "Resume or search chats", "resume"),
+        _key("ctrl+b", "sidebar", "Chats", "Go to the list of chats, or hide it"),
+        _key("ctrl+f", "find", "Find", "Find in this chat"),
+        _key("ctrl+l", "models", "Models", "Choose, fetch or remove models"),
+        _key("ctrl+o", "settings", "Settings", "Change settings"),
+        _key("ctrl+y", "copy_answer", "Copy answer", "Copy the last answer", "copy"),
+        _key("ctrl+g", "copy_code", "Copy code", "Copy a block of code; again: the next"),
+        _key("ctrl+t", "toggle_reasoning", "Reasoning", "Open or fold the last reasoning"),
+        _key("pageup,shift+pageup,alt+up", "scroll_transcript(-1)", "Up", "Scroll up", "up"),
+        _key("pagedown,shift+pagedown,alt+down", "scroll_transcript(1)", "Down", "Scroll down"),
     ]
 
-    def __init__(self, bridge: Bridge, title: str) -> None:
-        super().__init__()
-        self._bridge = bridge
-        self._title = title
-        self._info: ModelLoaded | None = None
-        self._queue: deque[UserMessage] = deque()
-        self._turn: Turn | None = None
-        self._wants_new_chat = False
+    def __init__(
+        self,
+        bridge: Bridge,
+        house: House,
+        title: str,
+        *,
+        board: PullBoard | None = None,
+        overrides: dict[str, Any] | None = None,
+        instructions: str | None = None,
+    ) -> None:
+        super().__init__(bridge, house, title)
+        self.board = board
+        self.desk = Desk(self)
+        self.rooms = Rooms(self, overrides or {}, instructions)
+        self.dispatch = Dispatch(self)
+        self.commands = self.dispatch.commands
+        self._editing: str | None = None
+        """The question that is being asked in other words."""
+        self._finds: list[Found] = []
+        self._find_at = 0
 
-    def compose(self) -> ComposeResult:
-        yield Static("This window is too small for a chat; 40 x 10 is enough.", id="too-small")
-        with Vertical(id="chat"):
-            with Transcript():
-                yield Welcome(self._title)
-            with Vertical(id="prompt-box"):
-                yield Prompt()
-            yield StatusLine()
+    async def begin_showing(self) -> None:
+        self.rooms.apply()
+        self.rooms.learn_names()
+        self.desk.erase_deleted()
+        self.status.change(unsaved=self.house.store is None)
+        self.desk.refresh()
+        self.load_history()
+        if (chat_id := self.house.resume) is not None:
+            # Not before it is known how much fits on the screen.
+            self.call_after_refresh(self.desk.open, chat_id)
+        for notice in self.house.notices:
+            self.notify(notice, severity="warning", markup=False, timeout=12)
 
-    def on_mount(self) -> None:
-        self._status = self.query_one(StatusLine)
-        self._prompt = self.query_one(Prompt)
-        self._transcript = self.query_one(Transcript)
-        self._status.change(name=self._title)
-        self._bridge.attach(self)
-        # Not before the first frame: what is slow to load must not keep the interface away.
-        self.call_after_refresh(self._load)
-
-    def on_unmount(self) -> None:
-        self._bridge.close()
-
-    @property
-    def is_answering(self) -> bool:
-        """Whether an answer is coming."""
-        return self._turn is not None
-
-    @property
-    def _is_free(self) -> bool:
-        """Whether a message can go out now.
-
-        The bridge is idle as soon as it has posted how a job ended. The screen hears of it behind
-        what is in its own queue, so a turn is open until that is handled.
-        """
-        return self._info is not None and self._turn is None and not self._bridge.is_busy
-
-    # ---------------------------------------------------------------- what the person does
+    # ---------------------------------------------------------------- the prompt
 
     @on(Prompt.Submitted)
     async def take_message(self, event: Prompt.Submitted) -> None:
-        """Queue what was said; it goes out at once when nothing is in its way."""
-        if self._status.state.phase == "failed":
-            self._load()
-        waits_for = WAITS_FOR_MODEL if self._info is None else WAITS_FOR_ANSWER
-        message = UserMessage(event.text, note="" if self._is_free else waits_for)
-        self._queue.append(message)
-        await self._transcript.add(message)
-        await self._advance()
+        """Queue what was said, or ask an earlier question in these words."""
+        if (question := self._editing) is None:
+            await self.ask(event.text)
+        elif self.may_act():
+            self._end_editing()
+            session, text = self.session, event.text
+            await self._draw(session.above(question))
+            said = await self.transcript.add_question(text)
+            await self.begin(lambda cancel: session.edit(question, text, cancel), said, anew=True)
+        else:
+            self.prompt.put_back(event.text)
+
+    @on(Prompt.CommandGiven)
+    async def obey(self, event: Prompt.CommandGiven) -> None:
+        await self.dispatch.run(event.name, event.argument)
+
+    @on(Prompt.Refused)
+    def explain_refusal(self, event: Prompt.Refused) -> None:
+        self.notify(event.sentence, severity="warning", markup=False, timeout=6)
+
+    def load_history(self) -> None:
+        """Tell the prompt what was said before, in this chat and in all."""
+        if store := self.house.store:
+            with self.desk.explained():
+                chat = self.session.chat.id
+                self.prompt.load_history(store.prompts(), store.prompts(chat_id=chat))
+
+    def _end_editing(self) -> None:
+        self._editing = None
+        self.prompt.border_title = ""
+
+    # ---------------------------------------------------------------- chats
 
     async def action_stop(self) -> None:
-        """Stop the answer, and take back what waits."""
-        if self._turn is not None:
-            self._bridge.stop()
-            self._status.change(phase="stopping")
-        await self._take_back()
+        """Leave editing, or stop the answer; the keys belong to the prompt again."""
+        if self._editing is not None:
+            self._end_editing()
+            self.prompt.load_text("")
+        else:
+            await self.stop()
+        self.prompt.focus()
 
     async def action_new_chat(self) -> None:
-        """Forget the conversation, as soon as a running answer has let go of it."""
-        await self.action_stop()
-        if self._turn is not None:
-            self._wants_new_chat = True
+        """Begin a chat, as soon as a running answer has let go of this one."""
+        await self.when_free(self.desk.new)
+        self.prompt.focus()
+
+    def action_search(self) -> None:
+        """Resume a chat, or search them all."""
+        self.desk.search()
+
+    def action_sidebar(self) -> None:
+        """To the list of chats; from there, hide it."""
+        sidebar = self.query_one(Sidebar)
+        if sidebar.display and sidebar.has_focus_within:
+            sidebar.display = False
+            self.prompt.focus()
         else:
-            await self._start_over()
+            sidebar.display = True
+            self.desk.refresh()
+            sidebar.take_focus()
+
+    @on(Sidebar.Chosen)
+    async def open_chosen(self, event: Sidebar.Chosen) -> None:
+        await self.when_free(lambda: self.desk.open(event.chat_id))
+        self.prompt.focus()
+
+    @on(Sidebar.NewAsked)
+    async def begin_asked(self) -> None:
+        await self.action_new_chat()
+
+    @on(Sidebar.RenameAsked)
+    def rename_asked(self, event: Sidebar.RenameAsked) -> None:
+        self.desk.ask_title(event.chat_id)
+
+    @on(Sidebar.PinAsked)
+    def pin_asked(self, event: Sidebar.PinAsked) -> None:
+        self.desk.pin(event.chat_id)
+
+    @on(Sidebar.DeleteAsked)
+    async def delete_asked(self, event: Sidebar.DeleteAsked) -> None:
+        await self.desk.delete(event.chat_id)
+
+    @on(Sidebar.Left)
+    def leave_sidebar(self) -> None:
+        self.prompt.focus()
+        self.place_sidebar(left=True)
+
+    def on_resize(self, event: Resize) -> None:
+        self.place_sidebar()
+
+    def place_sidebar(self, *, left: bool = False) -> None:
+        """Show the list of chats where the settings and the width say so.
+
+        Args:
+            left: nobody is in it any more.
+        """
+        wanted = self.house.settings.get("interface.sidebar")
+        wide = self.app.size.width >= SIDEBAR_FROM
+        sidebar = self.query_one(Sidebar)
+        if left or not sidebar.has_focus_within:
+            sidebar.display = wanted == "shown" or (wanted == "auto" and wide)
+
+    # ---------------------------------------------------------------- drawing
+
+    async def draw_chat(self) -> None:
+        """Show the session's branch."""
+        await self._draw(self.session.branch)
+        self.load_history()
+
+    async def _draw(self, messages: Sequence[StoredMessage]) -> None:
+        session = self.session
+        self._finds = []
+        if self.focused is not None and self.transcript in self.focused.ancestors:
+            self.prompt.focus()  # what had the focus is about to go
+        await self.transcript.show(messages, session.versions(), session.left_out)
+        await self.requeue()
+
+    async def reveal(self, hit: SearchHit) -> None:
+        """Show what a search found."""
+        words = [hit.excerpt[start:end] for start, end in hit.marks] or [""]
+        for word in words:
+            for found in self.transcript.find(word):
+                if found.said.message_id == hit.message_id:
+                    await self.transcript.reveal(found)
+                    return
+
+    async def answer_ended(self) -> None:
+        versions = self.session.versions()
+        for message in self.session.branch[-2:]:
+            self.transcript.change(message.id, branch=versions.get(message.id))
+        await self.transcript.mark_dropped(self.session.left_out)
+        self.desk.refresh()
+        self.load_history()
+
+    async def show_branch(self, message_id: str) -> None:
+        """Show another version of a message."""
+        if self.may_act():
+            self.session.show(message_id)
+            await self.draw_chat()
+            self.desk.refresh()
+
+    # ---------------------------------------------------------------- messages
+
+    @on(MessageAction)
+    async def act_on_message(self, event: MessageAction) -> None:
+        with self.desk.explained():
+            await self.act_on(event.message_id, event.action)
+
+    async def act_on(self, message_id: str, action: str) -> None:
+        """Do something with a message of this chat.
+
+        Args:
+            message_id: of the message.
+            action: see ``MessageAction``.
+        """
+        if not message_id or not self.may_act():
+            return
+        session = self.session
+        message = session.find(message_id)
+        match action:
+            case "edit":
+                self._edit(message_id, message.content)
+            case "retry":
+                answer = next((m for m in session.branch if m.parent_id == message_id), message)
+                await self._draw(session.above(answer.id))
+                await self.begin(lambda cancel: session.retry(message_id, cancel), anew=True)
+            case "continue":
+                await self._draw(session.above(message_id))
+                await self.begin(
+                    lambda cancel: session.proceed(message_id, cancel),
+                    begun=message.content,
+                    anew=True,
+                )
+            case "pin":
+                session.pin(message_id, not message.pinned)
+                await self.draw_chat()
+            case "delete":
+                await self._delete_turn(message_id)
+            case "older" | "newer":
+                versions = session.siblings(message_id)
+                at = versions.index(message_id) + (1 if action == "newer" else -1)
+                if 0 <= at < len(versions):
+                    await self.show_branch(versions[at])
+
+    def _edit(self, message_id: str, text: str) -> None:
+        self._editing = message_id
+        self.prompt.border_title = "Editing an earlier message · Esc leaves it as it is"
+        self.prompt.load_text("")
+        self.prompt.put_back(text)
+        self.prompt.focus()
+
+    async def _delete_turn(self, message_id: str) -> None:
+        session = self.session
+        gone = session.delete_turn(message_id)
+
+        async def bring_back() -> None:
+            session.restore(gone)
+            await self.draw_chat()
+
+        self.desk.can_undo("Deleted a question and its answer", bring_back)
+        await self.draw_chat()
+        self.desk.refresh()
+
+    def may_act(self) -> bool:
+        """Whether the session can be changed now; if not, that is said."""
+        if not self.is_free:
+            self.notify(BUSY if self.is_answering else "Wait until the model is loaded", timeout=3)
+        return self.is_free
+
+    # ---------------------------------------------------------------- finding and copying
+
+    def action_find(self) -> None:
+        """Find words in this chat."""
+        self.find()
+
+    def find(self, words: str = "") -> None:
+        """Open the bar that finds, with some words to begin with."""
+        self.query_one(FindBar).open(words)
+
+    @on(FindBar.Wanted)
+    async def find_words(self, event: FindBar.Wanted) -> None:
+        """Go to the last find: that is where one is reading."""
+        self._finds = self.transcript.find(event.query)
+        self._find_at = len(self._finds) - 1
+        await self._show_find()
+
+    @on(FindBar.Step)
+    async def step_find(self, event: FindBar.Step) -> None:
+        if self._finds:
+            self._find_at = (self._find_at + event.direction) % len(self._finds)
+        await self._show_find()
+
+    async def _show_find(self) -> None:
+        if self._finds:
+            await self.transcript.reveal(self._finds[self._find_at])
+        self.query_one(FindBar).show_count(self._find_at + 1, len(self._finds))
+
+    @on(FindBar.Closed)
+    def end_finding(self) -> None:
+        self._finds = []
+        self.clear_selection()
+        self.prompt.focus()
 
     def action_copy_answer(self) -> None:
         """Put the last answer on the clipboard, as the model wrote it."""
-        if answer := self._transcript.last_answer:
+        if answer := self.transcript.last_answer:
             self.app.copy_to_clipboard(answer)
-            self.notify("Copied the last answer", timeout=2)
+            self.desk.say("Copied the last answer")
         else:
-            self.notify("There is no answer to copy yet", timeout=2)
+            self.desk.say("There is no answer to copy yet")
+
+    async def action_copy_code(self) -> None:
+        """Put a block of code on the clipboard."""
+        await self.transcript.copy_code()
+
+    def action_models(self) -> None:
+        """Choose, fetch or remove models."""
+        self.rooms.open_models()
+
+    def action_settings(self) -> None:
+        """Change settings."""
+        self.rooms.open_settings()
 
     def action_toggle_reasoning(self) -> None:
         """Open or fold what the model thought before its last answer."""
-        if reasoning := self._transcript.last_reasoning:
+        if reasoning := self.transcript.last_reasoning:
             reasoning.toggle()
         else:
-            self.notify("There is no reasoning to show", timeout=2)
+            self.desk.say("There is no reasoning to show")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The list of chats has pages of its own."""
+        if action == "scroll_transcript":
+            return not self.query_one(Sidebar).has_focus_within
+        return super().check_action(action, parameters)
 
     def action_scroll_transcript(self, pages: int) -> None:
         """Leave the end of the transcript, or come back to it."""
         if pages < 0:
-            self._transcript.scroll_page_up(animate=False)
+            self.transcript.scroll_page_up(animate=False)
         else:
-            self._transcript.scroll_page_down(animate=False)
-
-    # ---------------------------------------------------------------- what the engine says
-
-    @on(heard.ModelReady)
-    async def welcome_model(self, event: heard.ModelReady) -> None:
-        self._info = event.info
-        self.query_one(Welcome).show_model(event.info)
-        self._status.change(info=event.info, phase="idle", note="")
-        await self._advance()
-
-    @on(heard.LoadingFailed)
-    async def explain_loading(self, event: heard.LoadingFailed) -> None:
-        self._status.change(phase="failed", note="")
-        await self._transcript.add(ProblemBlock(event.problem, classes="loading"))
-        await self._take_back()
-
-    @on(heard.Noted)
-    def pass_on(self, event: heard.Noted) -> None:
-        self._status.change(note=event.text)
-
-    @on(heard.Pace)
-    def keep_pace(self, event: heard.Pace) -> None:
-        self._status.change(
-            elapsed_s=event.elapsed_s, tokens=event.tokens, tok_per_s=event.tok_per_s
-        )
-
-    @on(heard.PromptRead)
-    def show_reading(self, event: heard.PromptRead) -> None:
-        self._status.change(read=(event.done, event.total))
-
-    @on(heard.ReasoningText)
-    def show_reasoning(self, event: heard.ReasoningText) -> None:
-        if self._turn is None:
-            return
-        self._end_reading()
-        self._turn.response.think(event.text, event.pieces)
-
-    @on(heard.AnswerText)
-    async def show_text(self, event: heard.AnswerText) -> None:
-        if self._turn is None:
-            return
-        self._end_reading()
-        await self._turn.response.append(event.text)
-
-    @on(heard.AnswerEnded)
-    async def end_answer(self, event: heard.AnswerEnded) -> None:
-        if (turn := self._turn) is None:
-            return
-        summary = event.summary
-        await turn.response.finish(summary)
-        self._turn = None  # not before: Ctrl+N must not clear what is still being drawn
-        self._status.change(phase="idle", summary=summary)
-        if self._wants_new_chat:
-            await self._start_over()
-        elif summary.stop_reason == "cancelled" and not summary.text:
-            self._give_back_if_empty(turn.said)
-        await self._advance()
-
-    @on(heard.AnswerFailed)
-    async def explain_answer(self, event: heard.AnswerFailed) -> None:
-        if (turn := self._turn) is None:
-            return
-        await turn.response.break_off()
-        self._turn = None
-        self._status.change(phase="idle")
-        if self._wants_new_chat:
-            await self._start_over()
-            await self._advance()
-            return
-        await self._transcript.add(ProblemBlock(event.problem), after=turn.response)
-        self._give_back_if_empty(turn.said)
-        await self._take_back()
-
-    def _end_reading(self) -> None:
-        if self._status.state.phase == "reading":
-            self._status.change(phase="answering")
-
-    # ---------------------------------------------------------------- turns
-
-    def _load(self) -> None:
-        self._transcript.query(".loading").remove()  # said about the attempt before this one
-        self._status.change(phase="loading", elapsed_s=0.0, note="")
-        self._bridge.load()
-
-    async def _advance(self) -> None:
-        """Send the next message in the queue if nothing is in its way."""
-        if self._is_free and self._queue:
-            said = self._queue.popleft()
-            said.note = ""
-            response = Response()
-            self._turn = Turn(said, response)
-            self._status.change(phase="reading", read=(0, 0), tokens=0, tok_per_s=None)
-            self._bridge.send(said.text)
-            await self._transcript.add(response, after=said)
-        self._status.change(queued=len(self._queue))
-
-    async def _start_over(self) -> None:
-        """Forget what was said; what waits was said after that and opens the new chat."""
-        self._wants_new_chat = False
-        self._status.change(summary=None, read=(0, 0), tokens=0)
-        if self._is_free:  # without a model there is nothing to forget yet
-            self._bridge.reset()
-        await self._transcript.clear(keep=self._queue)
-
-    async def _take_back(self) -> None:
-        """Unsent messages into the prompt, in front of any draft; nothing typed is lost."""
-        waiting = list(self._queue)
-        self._queue.clear()
-        self._status.change(queued=0)
-        if waiting:
-            self._prompt.put_back("\n\n".join(message.text for message in waiting))
-            await self._transcript.remove_children(waiting)
-
-    def _give_back_if_empty(self, said: UserMessage) -> None:
-        """A message without an answer is offered again, unless another is being written."""
-        if not self._prompt.text.strip():
-            self._prompt.put_back(said.text)
+            self.transcript.scroll_page_down(animate=False)

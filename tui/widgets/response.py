@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import ClassVar
+
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownStream
+from textual.geometry import NULL_OFFSET, NULL_SPACING, Region, Size
+from textual.layout import ArrangeResult, DockArrangeResult, Layout, WidgetPlacement
+from textual.layouts.vertical import VerticalLayout
+from textual.widget import Widget
+from textual.widgets import Static
 
 from mobilellm_mlx.events import GenerationSummary
 
 from ..text import printable
-from .markdown import AnswerMarkdown
+from .code import Code, find_code
+from .markdown import AnswerMarkdown, CodeBlock
+from .pieces import Cut, Cutter, split
 from .reasoning import ReasoningBlock
+from .said import ANSWER_BINDINGS, MessageBlock, Said
 
 
 def describe_end(summary: GenerationSummary, *, kept: bool) -> str:
@@ -32,64 +45,271 @@ def describe_end(summary: GenerationSummary, *, kept: bool) -> str:
     return " · ".join(part for part in parts if part)
 
 
-class Response(Vertical):
-    """An answer while it comes and after.
+class Stack(Layout):
+    """Widgets below each other, where one that rests costs nothing: a long answer has hundreds."""
 
-    Text is appended through a ``MarkdownStream``; at the end the whole document is set once more,
-    because a code fence that was only appended to can go blank.
-    """
+    name = "stack"
 
     def __init__(self) -> None:
+        self._vertical = VerticalLayout()
+
+    def arrange(
+        self, parent: Widget, children: list[Widget], size: Size, greedy: bool = True
+    ) -> ArrangeResult:
+        placements: list[WidgetPlacement] = []
+        y = 0
+        for rests, group in groupby(children, lambda child: getattr(child, "rests", False)):
+            if rests:
+                for child in group:
+                    region = Region(0, y, size.width, child.resting_height)  # type: ignore[attr-defined]
+                    placements.append(WidgetPlacement(region, NULL_OFFSET, NULL_SPACING, child))
+                    y = region.bottom
+                continue
+            below = self._vertical.arrange(parent, list(group), size, greedy)
+            placements += [p._replace(region=p.region.translate((0, y))) for p in below]
+            y = max((p.region.bottom + p.margin.bottom for p in below), default=0) + y
+        return placements
+
+
+class Response(MessageBlock, Vertical):
+    """An answer while it comes and after.
+
+    It is drawn as a row of documents of which only the last one grows (see ``pieces``). When the
+    answer is complete, that one is set once more, because a code fence that was only appended to
+    can go blank; the others were final when they were sealed.
+    """
+
+    can_focus = True
+    BINDINGS: ClassVar[list[BindingType]] = ANSWER_BINDINGS
+
+    def __init__(self, said: Said | None = None, *, asleep: bool = False) -> None:
         super().__init__()
-        self.text = ""
-        """The answer so far, exactly as the model wrote it."""
+        self._stack = Stack()
+        self.said = said or Said("assistant")
         self._reasoning = ReasoningBlock()
         self._reasoning.display = False
-        self._markdown = AnswerMarkdown()
         self._footer = Static("…", classes="footer", markup=False)
-        self._stream: MarkdownStream | None = None
+        self.documents: list[AnswerMarkdown] = []
+        """What the answer is drawn with, in order; the last one may grow."""
+        self.parts: dict[Widget, Region] = {}
+        """Where in this widget each document stands; of those that have been arranged."""
+        self._cutter = Cutter()
+        self._coming = ""
+        self._has_more = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        if said is not None:
+            self._load(said, asleep)
+        else:
+            self.documents.append(AnswerMarkdown())
+
+    def _load(self, said: Said, asleep: bool) -> None:
+        text = printable(said.text)
+        self.documents = _documents(text, split(text))
+        for document in self.documents:
+            document.display = bool(text)
+            if asleep:
+                document.sleep()
+        if said.reasoning:
+            self._reasoning.append(said.reasoning, 0)
+            self._reasoning.finish(said.reasoning_tokens)
+        self._show_footer()
 
     def compose(self) -> ComposeResult:
         yield self._reasoning
-        yield self._markdown
+        yield from self.documents
         yield self._footer
+
+    @property
+    def layout(self) -> Layout:
+        return self._stack
+
+    def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
+        """Take note of where the documents stand."""
+        result = super().arrange(size, optimal)
+        self.parts = {
+            place.widget: place.region
+            for place in result.placements
+            if isinstance(place.widget, AnswerMarkdown)
+        }
+        return result
+
+    # ---------------------------------------------------------------- while it comes
 
     def think(self, text: str, tokens: int) -> None:
         """Take in more of the reasoning."""
+        self.said.reasoning += text
+        self.said.reasoning_tokens += tokens
         self._reasoning.append(text, tokens)
         self._footer.display = False
 
     async def append(self, text: str) -> None:
-        """Show more of the answer."""
-        if self._stream is None:
-            self._stream = Markdown.get_stream(self._markdown)
+        """Show more of the answer, as soon as what came before it is drawn."""
+        if self._writer is None:
             self._footer.display = False
             self._reasoning.finish()
+            self._writer = asyncio.create_task(self._write())
         self.text += text
-        await self._stream.write(printable(text))
+        self._coming += printable(text)
+        self._has_more.set()
+        await asyncio.sleep(0)  # lets the writer begin
+
+    async def _write(self) -> None:
+        """Draw what has come, all of it at once: a slow terminal gets fewer, larger steps."""
+        while await self._has_more.wait():
+            self._has_more.clear()
+            text, self._coming = self._coming, ""
+            # Not to be broken off in the middle: at the end `_settle` wants a whole document.
+            await asyncio.shield(self._grow(text))
+
+    async def _grow(self, text: str) -> None:
+        document = self.documents[-1]
+        shown = document.source
+        cut = self._cutter.look(shown + text)
+        if cut is None:
+            await document.append(text)
+            return
+        with self.app.batch_update():
+            document.goes_on = cut.joined
+            if cut.sealed.startswith(shown):
+                await document.append(cut.sealed[len(shown) :])
+                document.close_gap()
+            else:  # cut in what is drawn already
+                await document.redraw(cut.sealed)
+            following = _following(document.start, cut)
+            self.documents.append(following)
+            self._cutter = Cutter()
+            await self.mount(following, after=document)
 
     async def finish(self, summary: GenerationSummary) -> None:
         """Show the complete answer and how it ended."""
-        self.text = summary.text or self.text
+        said = self.said
+        shown = said.text
+        said.text = summary.text or shown
+        said.reasoning_tokens = summary.reasoning_tokens
+        said.note = describe_end(summary, kept=bool(said.text))
         self._reasoning.finish(summary.reasoning_tokens)
-        await self._settle(describe_end(summary, kept=bool(self.text)))
+        await self._settle(shown == said.text)
 
-    async def break_off(self) -> None:
+    async def break_off(self, note: str = "broken off; not remembered") -> None:
         """The answer failed; what came of it stays readable."""
+        self.said.note = note if self.text else ""
         self._reasoning.finish()
-        await self._settle("broken off; not remembered" if self.text else "")
+        await self._settle(True)
 
-    async def _settle(self, footer: str) -> None:
-        if self._stream is not None:
-            await self._stream.stop()
-            self._stream = None
-        await self._markdown.update(printable(self.text))
-        self._markdown.display = bool(self.text)
-        self._footer.update(Content(footer))
+    async def _settle(self, is_drawn: bool) -> None:
+        """Draw the end of what came, or everything when it was not what it should be."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+            self._writer = None
+        if not is_drawn:
+            text = printable(self.text)
+            await self.remove_children(self.documents)
+            self.documents = _documents(text, split(text))
+            await self.mount_all(self.documents, before=self._footer)
+        else:
+            if self._coming:
+                await self._grow(self._coming)
+            await self.documents[-1].redraw()
+        self._coming = ""
+        for document in self.documents:
+            document.display = bool(self.text)
+        self._show_footer()
+
+    def _show_footer(self) -> None:
+        self._footer.update(Content(footer := self.said.footer))
         self._footer.display = bool(footer)
-        self.display = bool(self.text or footer or self._reasoning.text)
+        self.display = bool(self.text or footer or self.said.reasoning)
+
+    def redraw(self) -> None:
+        """Show the line below again: something about the message has changed."""
+        self._show_footer()
 
     async def on_unmount(self) -> None:
         """Leave no task behind when the screen goes away in mid-answer."""
-        if self._stream is not None:
-            await self._stream.stop()
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether more may be appended."""
+        return self._writer is not None
+
+    # ---------------------------------------------------------------- reading and copying
+
+    @property
+    def reasoning(self) -> ReasoningBlock:
+        """What was thought before it; not displayed when there was nothing."""
+        return self._reasoning
+
+    def action_fold(self) -> None:
+        """Open or fold the reasoning."""
+        self._reasoning.toggle()
+
+    @property
+    def code(self) -> Sequence[Code]:
+        """Its blocks of code, as the model wrote them."""
+        return find_code(self.text)
+
+    def code_blocks(self) -> dict[int, CodeBlock]:
+        """What is drawn of ``code``: its places in there, and the widgets. A block that was broken
+        is found by its last part."""
+        found: dict[int, CodeBlock] = {}
+        codes = self.code
+        for document in self.documents:
+            first = sum(code.start < document.start for code in codes) - document.in_code
+            for n, block in enumerate(document.query(CodeBlock), start=first):
+                found[n] = block
+        return found
+
+    def code_index(self, block: CodeBlock) -> int | None:
+        """Which of ``code`` is drawn as ``block``; None when that has changed meanwhile."""
+        codes = self.code
+        for document in self.documents:
+            blocks = list(document.query(CodeBlock))
+            if block in blocks:
+                before = sum(code.start < document.start for code in codes) - document.in_code
+                index = before + blocks.index(block)
+                return index if 0 <= index < len(codes) else None
+        return None
+
+    async def mark_code(self, index: int) -> None:
+        """Show for a moment which block was copied, and bring it into view."""
+        document = self.document_at(self.code[index].start)
+        if document.rests:
+            await document.wake()
+        if (block := self.code_blocks().get(index)) is not None:
+            block.mark()
+            block.scroll_visible(animate=False)
+
+    async def draw_place(self, offset: int) -> tuple[Widget, str]:
+        """The widget that draws a place in the answer, and what that draws before it."""
+        document = self.document_at(offset)
+        if document.rests:
+            await document.wake()
+        return document.place_of(offset - document.start) or (document, "")
+
+    def document_at(self, offset: int) -> AnswerMarkdown:
+        """The document that draws a place in the answer."""
+        fitting = [d for d in self.documents if d.start <= offset]
+        return fitting[-1] if fitting else self.documents[0]
+
+
+def _following(start: int, cut: Cut) -> AnswerMarkdown:
+    """The document behind a cut in one that begins at ``start``."""
+    return AnswerMarkdown(cut.rest, start=start + cut.at - len(cut.again), in_code=cut.is_code)
+
+
+def _documents(text: str, cuts: Sequence[Cut]) -> list[AnswerMarkdown]:
+    """The documents of a complete text."""
+    if not cuts:
+        return [AnswerMarkdown(text)]
+    made = [AnswerMarkdown(cuts[0].sealed)]
+    for cut, following in zip(cuts, [*cuts[1:], None], strict=True):
+        made[-1].goes_on = cut.joined
+        document = _following(made[-1].start, cut)
+        if following is not None:
+            document = _following(made[-1].start, replace(cut, rest=following.sealed))
+        made.append(document)
+    return made

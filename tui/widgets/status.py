@@ -14,7 +14,7 @@ from mobilellm_mlx.events import GenerationSummary, ModelLoaded
 
 from ..text import Segment, fit, format_seconds, meter
 
-Phase = Literal["loading", "failed", "idle", "reading", "answering", "stopping"]
+Phase = Literal["loading", "failed", "idle", "recalling", "reading", "answering", "stopping"]
 WARN_AT = 0.8
 METER_WIDTH = 6
 
@@ -38,6 +38,10 @@ class State:
     tok_per_s: float | None = None
     summary: GenerationSummary | None = None
     queued: int = 0
+    beside: str = ""
+    """A job that goes on beside the chat, such as a model that is being fetched."""
+    unsaved: bool = False
+    """Whether chats are forgotten when the program ends."""
 
     @property
     def context_used(self) -> int:
@@ -55,6 +59,7 @@ def _activity(state: State) -> Segment:
         "loading": f"loading {state.name or 'the model'} {elapsed}".rstrip(),
         "failed": "no model",
         "idle": "",
+        "recalling": "recalling this chat",
         "reading": f"reading {done:,}/{total:,} tokens{share}" if total else "reading",
         "answering": "answering",
         "stopping": "stopping",
@@ -126,12 +131,16 @@ def status_line(state: State, width: int) -> Content:
     left, right = [_activity(state)], _figures(state)
     if (info := state.info) is not None:
         left.append(_optional(6, info.model))
+        if state.unsaved:
+            left.append(_optional(5, ("not saved", "italic")))
         dtype = SHORT_DTYPES.get(info.dtype, info.dtype)
         bits = f"{info.bits}-bit " if info.bits else ""
         left.append(_optional(3, (f"{bits}{info.compute} {dtype} {info.backend}", "dim")))
         right.insert(0, _context(state, info.context_limit))
         memory = state.summary.memory_bytes if state.summary else info.weight_bytes
         right.append(_optional(4, format_bytes(memory)))
+    if state.beside:
+        left.append(_optional(5, state.beside))
     return fit(left, right, width)
 
 

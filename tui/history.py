@@ -1,0 +1,48 @@
+"""The way back through what was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class History:
+    """What was sent before, and the draft that waits at its end."""
+
+    def __init__(self) -> None:
+        self._sent: list[str] = []
+        self._at = 0
+        self._draft = ""
+
+    def load(self, prompts: Sequence[str], chat_prompts: Sequence[str] = ()) -> None:
+        """Begin anew: ``chat_prompts`` are met first on the way back, then all other ``prompts``.
+
+        Both are in the order in which they were sent.
+        """
+        here = set(chat_prompts)
+        self._sent = [text for text in prompts if text not in here]
+        self._sent += chat_prompts
+        self._at = len(self._sent)
+        self._draft = ""
+
+    def add(self, text: str) -> None:
+        """Remember ``text`` as the newest; sending the same again adds nothing."""
+        if not self._sent or self._sent[-1] != text:
+            self._sent.append(text)
+        self._at = len(self._sent)
+        self._draft = ""
+
+    def older(self, current: str) -> str | None:
+        """The text before; None at the oldest. ``current`` is kept when it is the draft."""
+        if self._at == 0:
+            return None
+        if self._at == len(self._sent):
+            self._draft = current
+        self._at -= 1
+        return self._sent[self._at]
+
+    def newer(self) -> str | None:
+        """The text after, in the end the draft; None when that is already shown."""
+        if self._at >= len(self._sent):
+            return None
+        self._at += 1
+        return self._draft if self._at == len(self._sent) else self._sent[self._at]

@@ -1,0 +1,67 @@
+"""What can be done to a message, as a row of words to click below it."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.style import Style
+from textual.widgets import Static
+
+from .response import Response
+from .said import MessageBlock
+
+GAP = "   "
+
+
+class Actions(Static):
+    """One quiet row for the message that has the mouse or the focus.
+
+    It stands where the empty line below that message was, so that nothing moves. The keys do the
+    same; they are in the list of keys, because a person may have changed them.
+    """
+
+    def __init__(self, block: MessageBlock) -> None:
+        super().__init__(markup=False)
+        self.block = block
+
+    def on_mount(self) -> None:
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Show what can be done to the message now."""
+        words = [_word(label, name) for label, name in self._choices()]
+        self.update(Content(GAP).join(words))
+
+    def _choices(self) -> list[tuple[str, str]]:
+        block, said = self.block, self.block.said
+        choices = [("copy", "copy")]
+        if isinstance(block, Response) and ("```" in said.text or "~~~" in said.text):
+            choices.append(("copy code", "copy_code"))
+        for label, name in (
+            ("edit", "edit"),
+            ("again", "retry"),
+            ("continue", "continue"),
+            ("unpin" if said.pinned else "pin", "pin"),
+            ("delete", "delete"),
+        ):
+            if block.allows(name):
+                choices.append((label, name))
+        if said.branch is not None:
+            which, count = said.branch
+            choices += [("‹", "older")] * (which > 1) + [(f"{which}/{count}", "")]
+            choices += [("›", "newer")] * (which < count)
+        return choices
+
+    def action_do(self, name: str) -> None:
+        """Do what was clicked."""
+        if name == "copy":
+            self.block.action_copy()
+        elif name == "copy_code":
+            self.block.action_copy_code()
+        elif self.block.allows(name):
+            self.block.action_ask(name)  # type: ignore[arg-type]
+
+
+def _word(label: str, name: str) -> Content:
+    if not name:
+        return Content(label)
+    return Content(label).stylize(Style.from_meta({"@click": f"do({name!r})"}))
