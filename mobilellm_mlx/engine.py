@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -276,7 +277,7 @@ class _Worker:
     """
 
     def __init__(self, directory: Path, options: LoadOptions):
-        self._directory = directory
+        self._directory = self._first = directory
         self._options = options
         self._generator: Generator | None = None
         self._touched_mlx = False
@@ -332,13 +333,17 @@ class _Worker:
     def _ready(self) -> Generator:
         return self._generator or self._bring(self._directory)
 
+    def _options_for(self, directory: Path) -> LoadOptions:
+        """What was asked for was asked of the first model."""
+        return replace(self._options, clip_context=directory != self._first)
+
     def _bring(self, directory: Path) -> Generator:
         """Load a model; it is the present one once all of it is there."""
         from mobilellm_mlx.decoding import Generator
         from mobilellm_mlx.loading import load_model
 
         self._touched_mlx = True  # also when loading fails half-way
-        loaded = load_model(directory, self._options)
+        loaded = load_model(directory, self._options_for(directory))
         generator = Generator(loaded)
         self._directory, self._generator = directory, generator
         self.defaults, self.info = loaded.defaults, loaded.info
@@ -356,7 +361,7 @@ class _Worker:
 
         self._touched_mlx = True
         held = self._generator.nbytes if self._generator else 0
-        plan = plan_memory(directory, self._options, freed_bytes=held)
+        plan = plan_memory(directory, self._options_for(directory), freed_bytes=held)
         if not plan.fits:
             raise InsufficientMemory(plan.arithmetic)
         if not plan.fits_beside:

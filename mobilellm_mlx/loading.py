@@ -227,12 +227,12 @@ def _uniform(array: mx.array, dtype: mx.Dtype) -> mx.array:
 
 def _context_limit(config: ModelConfig, options: LoadOptions) -> int:
     trained = config.max_position_embeddings
-    if options.context is not None and options.context > trained:
+    if options.context is not None and options.context > trained and not options.clip_context:
         raise InvalidOption(
             f"`context` is {options.context:,} but the model was trained for {trained:,} tokens",
             f"pass `--context {trained}` or less",
         )
-    return options.context or trained
+    return min(options.context or trained, trained)
 
 
 def _compute(options: LoadOptions) -> Literal["packed", "dense"]:

@@ -88,6 +88,9 @@ class LoadOptions:
     weights to float32 once (CPU); `auto` chooses by backend."""
     context: int | None = None
     """Most tokens a conversation may hold; None means what the model was trained for."""
+    clip_context: bool = False
+    """Take what the model was trained for where ``context`` is more, instead of refusing it: what
+    was asked of one model should not keep another from being used."""
 
     def __post_init__(self) -> None:
         if self.compute not in ("auto", "packed", "dense"):

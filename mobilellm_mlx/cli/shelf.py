@@ -44,7 +44,7 @@ class Shelf:
     """
 
     def __init__(self, options: LoadOptions | None = None) -> None:
-        self._options = options or LoadOptions()
+        self._options = replace(options or LoadOptions(), clip_context=True)
 
     def rows(self) -> list[ModelRow]:
         """Every model with a name, grouped: those that are here first."""

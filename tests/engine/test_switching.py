@@ -273,3 +273,14 @@ def test_a_fingerprint_is_of_the_files_and_the_form(other: Path) -> None:
     second = fingerprint(other)
     write_json(other / "config.json", {**LLAMA, "rope_theta": 9_999.0})
     assert fingerprint(other) != second
+
+
+def test_a_context_that_was_asked_of_the_first_model_is_cut_to_what_another_one_has(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    short = write_model(tmp_path / "short", {**LLAMA, "max_position_embeddings": 64})
+    with Engine(tiny_dir, LoadOptions(context=100)) as engine:
+        read(engine.load())
+        loaded = read(engine.load(short))[-1]
+        assert loaded.context_limit == 64
+        assert read(engine.load(tiny_dir))[-1].context_limit == 100
