@@ -71,7 +71,7 @@ class ChatScreen(TurnScreen):
         _key("ctrl+l", "models", "Models", "Choose, fetch or remove models"),
         _key("ctrl+o", "settings", "Settings", "Change settings"),
         _key("ctrl+y", "copy_answer", "Copy answer", "Copy the last answer", "copy"),
-        _key("ctrl+g", "copy_code", "Copy code", "Copy a block of code; again: the next"),
+        _key("ctrl+g", "copy_code", "Copy code", "Copy a code block; again: the next"),
         _key("ctrl+t", "toggle_reasoning", "Reasoning", "Open or fold the last reasoning"),
         _key("pageup,shift+pageup,alt+up", "scroll_transcript(-1)", "Up", "Scroll up", "up"),
         _key("pagedown,shift+pagedown,alt+down", "scroll_transcript(1)", "Down", "Scroll down"),
@@ -216,7 +216,8 @@ class ChatScreen(TurnScreen):
         wide = self.app.size.width >= SIDEBAR_FROM
         sidebar = self.query_one(Sidebar)
         if left or not sidebar.has_focus_within:
-            sidebar.display = wanted == "shown" or (wanted == "auto" and wide)
+            keeps = self.house.store is not None  # else there is nothing to list
+            sidebar.display = wanted == "shown" or (wanted == "auto" and wide and keeps)
 
     # ---------------------------------------------------------------- drawing
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilellm_mlx.chat.exchange import WholeChat, files, from_json, renew
-from mobilellm_mlx.chat.records import ChatRecord, SearchHit, now
+from mobilellm_mlx.chat.records import ChatRecord, SearchHit, StoredMessage, now
 from mobilellm_mlx.chat.store import Store
 from mobilellm_mlx.errors import InvalidInput, MobileLLMError, StorageError, format_bytes
+from mobilellm_mlx.events import GenerationSummary
 
 from ..completing import on_thread
 from ..messages import Problem
@@ -31,6 +32,22 @@ UNDO_FOR = timedelta(days=1)
 """How long what was deleted is kept: long enough for a slip, short for what should be gone."""
 
 Undo = Callable[[], Awaitable[None]]
+
+
+def last_summary(branch: Sequence[StoredMessage]) -> GenerationSummary | None:
+    """What is remembered of the newest answer's cost."""
+    made = branch[-1].made[-1] if branch and branch[-1].made else None
+    if made is None:
+        return None
+    return GenerationSummary(
+        generated_tokens=len(made.tokens),
+        ttft_s=made.ttft_s,
+        prefill_tok_per_s=made.prefill_tok_per_s,
+        decode_tok_per_s=made.decode_tok_per_s,
+        context_used=made.context_used,
+        context_limit=made.context_limit,
+        memory_bytes=made.memory_bytes,
+    )
 
 
 class Desk:
@@ -114,7 +131,8 @@ class Desk:
                 session.open(chat_id)
                 self._screen.do_chore(leaving)
                 self._screen.do_chore(session.restore_cache())
-                self._screen.status.change(summary=None, read=(0, 0), tokens=0)
+                last = last_summary(session.branch)
+                self._screen.status.change(summary=last, read=(0, 0), tokens=0)
         if hit is not None and hit.message_id:
             with self.explained():
                 if hit.message_id not in {message.id for message in session.branch}:
@@ -130,7 +148,8 @@ class Desk:
             self.say("Chats are not kept, so there are none to search")
             return
         with self.explained():
-            recent = [chat for chat in store.chats(RECENT) if chat.messages]
+            shown = self._screen.session.chat.id  # its own place is here already
+            recent = [c for c in store.chats(RECENT) if c.messages and c.id != shown]
             screen = SearchScreen(
                 store.search, recent, query=query, today=self._screen.house.now().date()
             )

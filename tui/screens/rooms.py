@@ -125,6 +125,8 @@ class Rooms:
             session.policy = ContextPolicy(
                 settings.get("chat.context_policy"), settings.get("chat.context_threshold")
             )
+            says = {"drop": "oldest go", "stop": "stops"}[session.policy.when_full]
+            screen.status.change(when_full=says)
             session.standing_instructions = self._instructions or settings.instructions
             if not session.branch:
                 session.instructions = session.standing_instructions

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -267,7 +267,14 @@ class Sidebar(Vertical):
             chosen = self._list.chosen
             pinned = chosen is not None and chosen.pinned
             self.query_one("#sidebar-pin", Word).say("unpin" if pinned else "pin")
-            self.query_one(".foot").set_class(chosen is None, "-idle")
+            # Whoever clicks a word must see which chat it is about.
+            is_seen = chosen is not None and (self._list.has_focus or chosen.current)
+            self.query_one(".foot").set_class(not is_seen, "-idle")
+
+    @on(events.DescendantFocus)
+    @on(events.DescendantBlur)
+    def follow_focus(self) -> None:
+        self._name_actions()
 
     # ---------------------------------------------------------------- what the person does
 

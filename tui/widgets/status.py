@@ -38,6 +38,8 @@ class State:
     tok_per_s: float | None = None
     summary: GenerationSummary | None = None
     queued: int = 0
+    when_full: str = ""
+    """What happens when the context fills, in a word or two."""
     beside: str = ""
     """A job that goes on beside the chat, such as a model that is being fetched."""
     unsaved: bool = False
@@ -84,8 +86,9 @@ def _context(state: State, limit: int) -> Segment:
     if share >= WARN_AT:
         style = "bold $text-warning"
         words = Content.styled(f"context {100 * share:.0f} % full", style)
+        then = words + Content(f", {state.when_full}") if state.when_full else words
         bar = meter(share, METER_WIDTH, style)
-        return Segment([(5, Content.assemble(words, " ", bar, " ", count)), (9, words)])
+        return Segment([(5, Content.assemble(then, " ", bar, " ", count)), (6, then), (9, words)])
     bar = meter(share, METER_WIDTH, "$primary")
     return Segment(
         [
