@@ -1,0 +1,82 @@
+"""Makes ``chat.png``, ``search.png`` and ``models.png``: the real interface with the real model.
+
+    pip install resvg-py && python docs/make_pictures.py FONT_DIRECTORY
+
+FONT_DIRECTORY holds DejaVu Sans Mono (Debian: fonts-dejavu-core), in which the terminal is drawn.
+The history is made on the spot and forgotten; what the model says is what it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from mobilellm_mlx.chat.store import Store
+from mobilellm_mlx.cli.shared import resolve_model
+from mobilellm_mlx.cli.shelf import Shelf
+from mobilellm_mlx.engine import Engine
+
+CHATS = (
+    ("Why is the sea salty? One sentence.",),
+    ("Rewrite politely: send me the file now.",),
+    ("A title for notes about the tides, please.",),
+    (
+        "What is the capital of France?",
+        "Write a Python function that adds two numbers. Only the code.",
+    ),
+)
+OVERRIDES = {"seed": 1, "max_tokens": 120}
+
+
+async def draw(engine: Engine) -> dict[str, str]:
+    """Hold the chats and take the pictures, as SVG by name."""
+    from tui.app import MobileLLMApp
+    from tui.house import House
+
+    house = House(store=Store(), shelf=Shelf())
+    app = MobileLLMApp(engine, house=house, overrides=OVERRIDES, title="smollm2-135m")
+    pictures = {}
+    async with app.run_test(size=(112, 32)) as pilot:
+
+        async def until(found: Any) -> None:
+            while not found():
+                await asyncio.sleep(0.1)
+            await pilot.pause(0.5)
+
+        asked = 0
+        for chat in CHATS:
+            await pilot.press("ctrl+n")
+            for question in chat:
+                app.chat.prompt.insert(question)
+                await pilot.press("enter")
+                asked += 1
+                await until(
+                    lambda: len(house.store.prompts()) == asked and app.chat.is_free  # noqa: B023
+                )
+        pictures["chat"] = app.export_screenshot(title="mobilellm")
+        await pilot.press("ctrl+r", *"sea")
+        await until(lambda: "finds in" in str(app.export_screenshot()).replace("&#160;", " "))
+        pictures["search"] = app.export_screenshot(title="mobilellm")
+        await pilot.press("escape", "ctrl+l")
+        await until(lambda: "of&#160;memory&#160;free" in app.export_screenshot())
+        pictures["models"] = app.export_screenshot(title="mobilellm")
+    return pictures
+
+
+def main() -> None:
+    """Write the PNGs beside this script."""
+    import resvg_py
+
+    with Engine(resolve_model(None)) as engine:
+        pictures = asyncio.run(draw(engine))
+    for name, svg in pictures.items():
+        svg = re.sub(r"@font-face\s*{[^}]*}", "", svg).replace("Fira Code", "DejaVu Sans Mono")
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=1400, font_dirs=[sys.argv[1]])
+        (Path(__file__).parent / f"{name}.png").write_bytes(bytes(png))
+
+
+if __name__ == "__main__":
+    main()
