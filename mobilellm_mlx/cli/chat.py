@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mobilellm_mlx import paths
 from mobilellm_mlx.chat import Session
 from mobilellm_mlx.cli import console, faces
 from mobilellm_mlx.cli.shared import (
@@ -18,6 +17,7 @@ from mobilellm_mlx.cli.shared import (
     is_interactive,
     load_options,
     loading_options,
+    our_model,
     require_text,
     resolve_model,
     sampling_options,
@@ -123,10 +123,7 @@ def _resumed(store: Store | None, name: str | None) -> tuple[str | None, Path | 
 
     found = find_chat(store, name)
     made = [g for m in reversed(store.messages(found.id)) for g in reversed(m.made)]
-    # A chat may come from a file that somebody else made: only what lies among our own models.
-    used = Path(made[0].model_path) if made else None
-    ours = used is not None and used.parent in (paths.models_dir(), paths.models_dir() / "hub")
-    return found.id, used if used and ours and (used / paths.MANIFEST).is_file() else None
+    return found.id, our_model(made[0].model_path) if made else None
 
 
 def _directory(model: str | None, used: Path | None, settings: Settings) -> Path:

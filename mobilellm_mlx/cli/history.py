@@ -22,6 +22,7 @@ from mobilellm_mlx.cli.chat_files import (
     write_directory,
 )
 from mobilellm_mlx.cli.errors import printable
+from mobilellm_mlx.cli.reproduce import reproduce
 from mobilellm_mlx.cli.shared import debug_option
 from mobilellm_mlx.errors import InvalidInput, StorageError, format_bytes
 
@@ -252,6 +253,9 @@ def remove_chats(chat: tuple[str, ...], yes: bool) -> None:
     for record in found:
         Snapshots().forget(record.id)
     click.echo(f"{count_chats(len(found))} erased", err=True)
+
+
+history.add_command(reproduce)
 
 
 # ---------------------------------------------------------------- the store

@@ -153,6 +153,17 @@ def resolve_model(name: str | None) -> Path:
     return model.path
 
 
+def our_model(path: str) -> Path | None:
+    """A model directory that the history names, if it is one of those that this program keeps.
+
+    A chat may come from a file that somebody else made: no other path in it is followed.
+    """
+    directory = Path(path)
+    places = (paths.models_dir(), paths.models_dir() / "hub")
+    ours = directory.parent in places and (directory / paths.MANIFEST).is_file()
+    return directory if ours else None
+
+
 def find_model(name: str) -> CatalogueModel | HubModel:
     """What a name means, without asking the network.
 

@@ -15,7 +15,17 @@ ALL = [
     *(("models", verb) for verb in ("list", "pull", "show", "rm")),
     *(
         ("history", verb)
-        for verb in ("list", "show", "search", "export", "import", "path", "backup", "rm")
+        for verb in (
+            "list",
+            "show",
+            "search",
+            "export",
+            "import",
+            "path",
+            "backup",
+            "rm",
+            "reproduce",
+        )
     ),
 ]
 
