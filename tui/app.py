@@ -139,7 +139,7 @@ class MobileLLMApp(App[None]):
         for command in chat.dispatch.commands:
 
             def run(name: str = command.name) -> None:
-                chat.run_worker(chat.dispatch.run(name))
+                chat.call_later(chat.dispatch.run, name)  # in its turn: one thing at a time
 
             yield SystemCommand(f"{command.summary} (/{command.name})", "", run)
         yield SystemCommand("Show or hide the list of chats", "", chat.action_sidebar)

@@ -18,11 +18,12 @@ class History:
 
         Both are in the order in which they were sent.
         """
+        walks = self._at < len(self._sent)  # a draft waits: it is one step away
         here = set(chat_prompts)
         self._sent = [text for text in prompts if text not in here]
         self._sent += chat_prompts
-        self._at = len(self._sent)
-        self._draft = ""
+        self._at = len(self._sent) - (walks and bool(self._sent))
+        self._draft = self._draft if walks else ""
 
     def add(self, text: str) -> None:
         """Remember ``text`` as the newest; sending the same again adds nothing."""

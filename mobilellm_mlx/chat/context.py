@@ -103,11 +103,13 @@ def choose(
         return Shown(whole, ())
     if policy.when_full == "stop":
         raise ContextFull(tokens, limit, policy.threshold)
-    kept_out = {m.id for turn in old for m in turn if m.id in before}
+    droppable = [turn for turn in old if not any(message.pinned for message in turn)]
+    kept_out = {m.id for turn in droppable for m in turn if m.id in before}
     if kept_out and count(shown(kept_out)) <= room:
         return Shown(shown(kept_out), _in_order(branch, kept_out))
-    droppable = [turn for turn in old if not any(message.pinned for message in turn)]
     goal = int(room * _AFTER_DROPPING)
+    if count(shown(_ids(droppable))) > goal:  # what stays is more than that: drop what must go
+        goal = room
     few, many = 1, len(droppable)  # the smallest number of turns whose absence is enough
     while few < many:
         middle = (few + many) // 2
@@ -125,6 +127,11 @@ def conversation(messages: Iterable[StoredMessage], instructions: str | None) ->
     return [Message("system", instructions), *said] if instructions else said
 
 
+def whole_turns(branch: Sequence[StoredMessage]) -> list[StoredMessage]:
+    """What of a branch a model can be shown; see ``_turns``."""
+    return [message for turn in _turns(branch) for message in turn]
+
+
 def _turns(branch: Sequence[StoredMessage]) -> list[list[StoredMessage]]:
     """A branch in turns: what a person said and all that came of it.
 
@@ -133,6 +140,8 @@ def _turns(branch: Sequence[StoredMessage]) -> list[list[StoredMessage]]:
     """
     turns: list[list[StoredMessage]] = []
     for message in branch:
+        if message.role not in ("user", "assistant"):
+            continue  # from a file: nobody sees it, so the model does not either
         if message.role == "user" or not turns:
             turns.append([])
         turns[-1].append(message)
@@ -142,7 +151,8 @@ def _turns(branch: Sequence[StoredMessage]) -> list[list[StoredMessage]]:
 
 def _is_whole(turn: Sequence[StoredMessage]) -> bool:
     last = turn[-1]
-    return last.role != "user" and (bool(last.content) or last.status == "complete")
+    meant_empty = last.status == "complete" and not last.reasoning
+    return last.role != "user" and (bool(last.content) or meant_empty)
 
 
 def _ids(turns: Sequence[Sequence[StoredMessage]]) -> set[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mobilellm_mlx.chat import tree
-from mobilellm_mlx.chat.context import ContextPolicy, Shown, choose, conversation
+from mobilellm_mlx.chat.context import ContextPolicy, Shown, choose, conversation, whole_turns
 from mobilellm_mlx.chat.keeper import AnswerWriter, Keeper
 from mobilellm_mlx.chat.records import (
     AnswerStatus,
@@ -21,7 +21,7 @@ from mobilellm_mlx.chat.records import (
 )
 from mobilellm_mlx.chat.titles import make_title
 from mobilellm_mlx.engine import ChatEngine
-from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.errors import EngineError, InvalidInput
 from mobilellm_mlx.events import Event, GenerationSummary, Notice, ReasoningDelta, TextDelta
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
@@ -217,7 +217,7 @@ class Session:
         above = self.above(message_id)
         begun: list[int] = []
         for stretch in answer.made:
-            shown = [m for m in above if m.id not in stretch.left_out]
+            shown = [m for m in whole_turns(above) if m.id not in stretch.left_out]
             # As many as there were: the person who stopped it is not there to do it again.
             options = replace(
                 GenerationOptions(**_from_json(stretch.options)), max_tokens=len(stretch.tokens)
@@ -311,7 +311,12 @@ class Session:
         more = len(begun.encode()) if isinstance(begun, str) else len(begun)
 
         def count(messages: Sequence[Message]) -> int:
-            return self._engine.count_tokens(messages) + more
+            try:
+                return self._engine.count_tokens(messages) + more
+            except EngineError:  # the model had to make way for another one, which failed
+                for _ in self._engine.load():
+                    pass
+                return self._engine.count_tokens(messages) + more
 
         return choose(
             branch,
@@ -416,11 +421,15 @@ class Session:
         if at + 1 < len(shown) and self._nodes[shown[at + 1]].role != "user":
             gone.append(shown[at + 1])
         self._set_deleted(gone, True)
+        if self._snapshots:  # it holds what was deleted
+            self._cached_chat = None
+            self._snapshots.forget(self.chat.id)
         return gone
 
     def restore(self, message_ids: Sequence[str]) -> None:
         """Put messages back that ``delete_turn`` took out."""
         self._set_deleted(message_ids, False)
+        self._put(*(self._nodes[message_id] for message_id in message_ids))  # erased meanwhile?
 
     def pin(self, message_id: str, pinned: bool) -> None:
         """Keep a message in what the model sees when older turns are dropped."""
@@ -447,7 +456,7 @@ class Session:
             InvalidInput: when the store does not have it.
         """
         chat = self.store.chat(chat_id) if self.store else None
-        if chat is None or self.store is None:
+        if chat is None or chat.deleted_at is not None or self.store is None:
             raise InvalidInput("this chat is not in the history any more")
         nodes = self.store.messages(chat_id)
         self.reset()
@@ -516,7 +525,7 @@ class Session:
     def _note(self, work: Callable[[Store], object]) -> None:
         """Write something about the chat; what the store does not have yet gets there whole."""
         if self._known:
-            self._keeper.write(work)
+            self._known = self._keeper.write(work)
 
     def _move(self, leaf_id: str | None) -> None:
         self.chat = replace(self.chat, leaf_id=leaf_id)
@@ -544,8 +553,14 @@ class Session:
 
 
 def _is_nothing(answer: StoredMessage) -> bool:
-    """Whether an answer brought not a word and was not meant to: it was stopped or broke."""
-    return not answer.content and (answer.status != "complete" or bool(answer.reasoning))
+    """Whether an answer brought not a word and was not meant to: it was stopped or broke.
+
+    One that a limit ended while the model still thought can be continued.
+    """
+    if answer.reasoning:
+        ended = bool(answer.made) and answer.made[-1].stop_reason != "cancelled"
+        return not answer.content and not ended
+    return not answer.content and answer.status != "complete"
 
 
 def _begun(answer: StoredMessage) -> str | tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.chat import Session
+from mobilellm_mlx.chat.context import ContextPolicy
 from mobilellm_mlx.cli import console, faces
 from mobilellm_mlx.cli.shared import (
     debug_option,
@@ -90,6 +91,9 @@ def chat(
                 instructions=system or settings.instructions,
                 overrides={**settings.sampling, **overrides},
                 store=store,
+                policy=ContextPolicy(
+                    settings.get("chat.context_policy"), settings.get("chat.context_threshold")
+                ),
             )
             if chat_id is not None:
                 session.open(chat_id)
@@ -148,15 +152,18 @@ def _interface(
     from mobilellm_mlx.cli.shelf import Shelf
     from mobilellm_mlx.settings import save_setting
 
-    limit = int(settings.get("cache.limit_gb") * 1e9)
-    snapshots = Snapshots(limit_bytes=limit) if settings.get("cache.snapshots") else None
+    wanted = settings.get("cache.snapshots")
+    limit = int(settings.get("cache.limit_gb") * 1e9) if wanted else 0
+    snapshots = Snapshots(limit_bytes=limit)
+    snapshots.sweep()  # switched off, nothing of them stays
+    is_kept = store is not None and store.path is not None  # in memory, nothing may stay
     tui = faces.tui()
     house = tui.make_house(
         store=store,
         settings=settings,
         save_setting=save_setting,
         shelf=Shelf(loading),
-        snapshots=snapshots if store is not None else None,
+        snapshots=snapshots if is_kept and wanted else None,
         notices=tuple(notes),
         resume=chat_id,
     )

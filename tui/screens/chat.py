@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.events import Resize
 
 from mobilellm_mlx.chat.records import SearchHit, StoredMessage
+from mobilellm_mlx.errors import InvalidInput
 
 from ..bridge import Bridge
 from ..house import House
@@ -102,7 +103,7 @@ class ChatScreen(TurnScreen):
         self.rooms.apply()
         self.rooms.learn_names()
         self.desk.erase_deleted()
-        self.status.change(unsaved=self.house.store is None)
+        self.status.change(unsaved=self.house.store is None or self.house.store.path is None)
         self.desk.refresh()
         self.load_history()
         if (chat_id := self.house.resume) is not None:
@@ -229,6 +230,8 @@ class ChatScreen(TurnScreen):
     async def _draw(self, messages: Sequence[StoredMessage]) -> None:
         session = self.session
         self._finds = []
+        if self._editing is not None and self._editing not in {m.id for m in session.branch}:
+            self._end_editing()  # it is of another chat now, or on another branch
         if self.focused is not None and self.transcript in self.focused.ancestors:
             self.prompt.focus()  # what had the focus is about to go
         await self.transcript.show(messages, session.versions(), session.left_out)
@@ -284,6 +287,11 @@ class ChatScreen(TurnScreen):
                 await self._draw(session.above(answer.id))
                 await self.begin(lambda cancel: session.retry(message_id, cancel), anew=True)
             case "continue":
+                if session.branch[-1].id != message_id:
+                    raise InvalidInput(
+                        "only the last answer of a chat can be continued",
+                        "ask for another version of it with `r`",
+                    )
                 await self._draw(session.above(message_id))
                 await self.begin(
                     lambda cancel: session.proceed(message_id, cancel),
@@ -310,9 +318,11 @@ class ChatScreen(TurnScreen):
 
     async def _delete_turn(self, message_id: str) -> None:
         session = self.session
-        gone = session.delete_turn(message_id)
+        chat_id, gone = session.chat.id, session.delete_turn(message_id)
 
         async def bring_back() -> None:
+            if session.chat.id != chat_id:
+                await self.desk.open(chat_id)
             session.restore(gone)
             await self.draw_chat()
 

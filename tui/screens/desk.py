@@ -108,10 +108,14 @@ class Desk:
 
     # ---------------------------------------------------------------- moving between chats
 
-    async def new(self) -> None:
-        """Begin a chat; what waits was said after that and opens it."""
+    async def new(self, *, keep: bool = True) -> None:
+        """Begin a chat; what waits was said after that and opens it.
+
+        Args:
+            keep: what the model has read of the old one.
+        """
         screen = self._screen
-        screen.do_chore(screen.session.keep_cache())
+        screen.do_chore(screen.session.keep_cache() if keep else None)
         screen.session.reset()
         screen.status.change(summary=None, read=(0, 0), tokens=0)
         await screen.draw_chat()
@@ -220,7 +224,7 @@ class Desk:
 
             self.can_undo(f"Deleted “{title}”", bring_back)
         if chat_id == self._screen.session.chat.id:
-            await self._screen.when_free(self.new)
+            await self._screen.when_free(lambda: self.new(keep=False))
         self.refresh()
 
     def can_undo(self, what: str, undo: Undo) -> None:
@@ -232,6 +236,8 @@ class Desk:
         """Bring back what was deleted last."""
         if not self._undo:
             self.say("There is nothing to undo")
+            return
+        if self._screen.is_answering and not self._screen.may_act():
             return
         _, undo = self._undo.pop()
         with self.explained():

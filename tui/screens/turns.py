@@ -307,7 +307,11 @@ class TurnScreen(Screen[None]):
     async def _settle(self, turn: Turn, finish: Callable[[], Awaitable[None]]) -> None:
         """Draw the end of an answer, and say which messages of the session it belongs to."""
         branch = self.session.branch[-2:]
-        if len(branch) == 2 and (turn.said is None or branch[0].content == turn.said.text):
+        known = {said.message_id for said in self.transcript.said}
+        if len(branch) == 2 and (
+            turn.said is None
+            or (branch[0].content == turn.said.text and branch[0].id not in known)
+        ):
             question, answer = branch
             if turn.said is not None:
                 turn.said.said.message_id = question.id

@@ -99,7 +99,8 @@ def renew(whole: WholeChat) -> WholeChat:
         for message in whole.messages
     ]
     leaf_id = ids.get(whole.chat.leaf_id or "")
-    return WholeChat(replace(whole.chat, id=chat_id, leaf_id=leaf_id), messages)
+    chat = replace(whole.chat, id=chat_id, leaf_id=leaf_id, deleted_at=None)
+    return WholeChat(chat, messages)
 
 
 def _parse(data: bytes) -> Any:

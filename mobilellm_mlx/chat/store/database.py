@@ -75,6 +75,7 @@ class Database:
             except BaseException:
                 self._connection.close()
                 raise
+            self._identity = _identity(path)
 
     def close(self) -> None:
         """The last one to leave folds the log beside the file into the file."""
@@ -87,6 +88,11 @@ class Database:
 
     def write(self, action: Callable[[sqlite3.Connection], Result]) -> Result:
         """What ``action`` gives; its changes are made together or not at all."""
+        if _identity(self.path) != self._identity:
+            raise StorageError(
+                "the history file was moved or replaced while it was open",
+                "start MobileLLM again: what is said now would go into the old file",
+            )
         return self._attempt(action, "IMMEDIATE")
 
     @contextmanager
@@ -114,6 +120,15 @@ class Database:
                 migrations.rebuild_search(connection)
             with transaction(connection, kind):
                 return action(connection)
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """What tells a file from another one of the same name; None where there is none."""
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return status and (status.st_dev, status.st_ino)
 
 
 def damage_mark(path: Path) -> Path:

@@ -110,7 +110,7 @@ class Store:
     def purge(self, before: datetime) -> list[str]:
         """Erase chats and messages that were deleted before that moment, without a trace.
 
-        Children of an erased message move up to its parent.
+        An erased message leaves its empty place in the tree.
 
         Returns:
             the ids of the erased chats.
@@ -316,6 +316,12 @@ def _save_message(connection: sqlite3.Connection, message: StoredMessage) -> Non
         "UPDATE chats SET updated_at = max(updated_at, ?) WHERE id = ?",
         (row["created_at"], message.chat_id),
     )
+    if message.role == "user" and not message.deleted:
+        # Deleted in another window, but here somebody goes on: what is said must not be erased.
+        connection.execute(
+            "UPDATE chats SET deleted_at = NULL WHERE id = ? AND deleted_at < ?",
+            (message.chat_id, row["created_at"]),
+        )
     if message.made:
         connection.execute(
             "UPDATE chats SET model = ? WHERE id = ?",
@@ -324,15 +330,12 @@ def _save_message(connection: sqlite3.Connection, message: StoredMessage) -> Non
 
 
 def _erase_messages(connection: sqlite3.Connection, before: str | None) -> int:
-    query = "SELECT number FROM messages WHERE deleted_at < ? ORDER BY number"
-    numbers = connection.execute(query, (before,)).fetchall()
-    for number in numbers:
-        # Read only now: a parent that was erased a moment ago has handed down its own.
-        query = "SELECT parent_id, id, chat_id FROM messages WHERE number = ?"
-        family = connection.execute(query, number).fetchone()
-        connection.execute(
-            "UPDATE messages SET parent_id = ? WHERE parent_id = ? AND chat_id = ?", family
-        )
-        connection.execute("UPDATE chats SET leaf_id = ? WHERE leaf_id = ? AND id = ?", family)
-        connection.execute("DELETE FROM messages WHERE number = ?", number)
-    return len(numbers)
+    """Erase what deleted messages said. Their places stay: what follows hangs on them, here and in
+    the memory of other programs."""
+    which = "deleted_at < ? AND (content <> '' OR reasoning <> '')"
+    connection.execute(
+        f"DELETE FROM generations WHERE message_id IN (SELECT id FROM messages WHERE {which})",
+        (before,),
+    )
+    query = f"UPDATE messages SET content = '', reasoning = '' WHERE {which}"
+    return connection.execute(query, (before,)).rowcount
