@@ -120,10 +120,10 @@ class PacedEngine(ScriptedEngine):
         messages: Sequence[Message],
         options: GenerationOptions,
         cancel: threading.Event | None = None,
-        **more: Any,
+        begun: str | Sequence[int] = (),
     ) -> Iterator[Event]:
         began = time.perf_counter()
-        for event in super().chat(messages, options, cancel, **more):
+        for event in super().chat(messages, options, cancel, begun):
             if isinstance(event, TextDelta):
                 self.said += 1
                 wait = began + self.said / self.rate - time.perf_counter()
@@ -241,8 +241,8 @@ async def stream(app: MobileLLMApp, engine: PacedEngine, meter: Meter) -> dict[s
     meter.clear()
     began = time.perf_counter()
     app.chat.query_one(Prompt).insert("Go on.")
-    app.chat.query_one(Prompt).action_submit()
-    await until(lambda: app.chat.is_answering)
+    await app.chat.query_one(Prompt).action_submit()
+    await until(lambda: engine.said or app.failure)
     await until(lambda: not app.chat.is_answering)
     ended = time.perf_counter()
     meter.cut()
@@ -285,7 +285,7 @@ def describe(meter: Meter) -> dict[str, Any]:
     }
 
 
-async def until(predicate: Any, patience_s: float = 300.0) -> None:
+async def until(predicate: Any, patience_s: float = 200.0) -> None:
     """Wait until something is so; a look every few milliseconds costs next to nothing."""
     deadline = time.perf_counter() + patience_s
     while not predicate():

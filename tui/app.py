@@ -24,8 +24,11 @@ from .pauses import avoid_pauses
 from .pulls import PullBoard
 from .screens.chat import ChatScreen
 from .screens.help import HelpScreen
-from .terminal import copy_to_system, teach_option_enter
+from .terminal import copy_to_system, outlive_terminal, teach_option_enter
 from .themes import ANSI, THEMES, wants_no_color
+
+QUIT_WITHIN_S = 3.0
+"""Between two presses of Ctrl+C that mean to leave."""
 
 
 class MobileLLMApp(App[None]):
@@ -53,7 +56,14 @@ class MobileLLMApp(App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-thin"), (40, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1", "show_keys", "Keys", id="app.keys", tooltip="Show this page"),
+        Binding(
+            "f1",
+            "show_keys",
+            "Keys",
+            id="app.keys",
+            priority=True,
+            tooltip="Show all keys and commands",
+        ),
         Binding(
             "ctrl+p",
             "command_palette",
@@ -87,9 +97,13 @@ class MobileLLMApp(App[None]):
             snapshots=house.snapshots,
         )
         self.house = house
+        self._is_ready = False
+        self._ending: int | None = None
+        """The signal that asked the program to end."""
         self.bridge = Bridge(engine, session, clock)
         self.board = PullBoard(house.shelf, clock) if house.shelf else None
         self.failure: Exception | None = None
+        self._asked_to_quit = -QUIT_WITHIN_S
         self.attention = Attention(
             self, is_wanted=lambda: bool(house.settings.get("interface.notify"))
         )
@@ -106,22 +120,34 @@ class MobileLLMApp(App[None]):
             self.register_theme(theme)
         self.theme = ANSI.name if wants_no_color() else house.settings.get("interface.theme")
 
+    def on_load(self) -> None:
+        """A request to end leaves the terminal as it was found, from its first change on."""
+        if "headless" in self.features:
+            return
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._terminate, number)
+        outlive_terminal(lambda: loop.call_soon_threadsafe(self._terminate, signal.SIGHUP))
+
     def on_mount(self) -> None:
-        """A request to end leaves the terminal as it was found."""
+        """Begin what goes on beside the chat."""
         self.attention.attach()
         if self.board is not None:
             self.board.attach(self)
-        if not self.is_headless:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._terminate)
 
     def on_ready(self) -> None:
         """What is in memory now stays; looking through it again and again would make pauses."""
         if not self.is_headless:
             avoid_pauses()
+        self._is_ready = True
+        if self._ending is not None:
+            self._terminate(self._ending)
 
-    def _terminate(self) -> None:
+    def _terminate(self, number: int) -> None:
+        self._ending = number
         self.bridge.stop()
-        self.exit(return_code=128 + signal.SIGTERM)
+        if self._is_ready:  # Textual fails when it is left while it mounts its first screen
+            self.exit(return_code=128 + number)
 
     def on_unmount(self) -> None:
         self.attention.close()
@@ -151,15 +177,23 @@ class MobileLLMApp(App[None]):
 
     def action_show_keys(self) -> None:
         """The keys of the screen below, as a page on top of it."""
-        if not isinstance(self.screen, HelpScreen):
-            self.push_screen(HelpScreen(self.screen))
+        if isinstance(self.screen, HelpScreen):
+            self.screen.dismiss()
+        else:
+            more = self.chat.rooms.help_sections() if self.screen is self.chat else ()
+            self.push_screen(HelpScreen(self.screen, more))
 
     async def action_help_quit(self) -> None:  # type: ignore[override]
-        """Ctrl+C when nothing is selected: stop the answer, or say how to leave."""
+        """Ctrl+C when nothing is selected: stop the answer; twice, leave."""
         if self.chat.is_answering:
             await self.chat.action_stop()
         else:
-            self.notify("Ctrl+Q quits", timeout=3)
+            now = time.monotonic()
+            if now - self._asked_to_quit < QUIT_WITHIN_S:
+                await self.action_quit()
+                return
+            self._asked_to_quit = now
+            self.notify("Ctrl+C once more quits", timeout=QUIT_WITHIN_S)
 
     async def action_quit(self) -> None:
         """Leave; without a model, that was a failure."""
@@ -192,9 +226,9 @@ class MobileLLMApp(App[None]):
 
     @on(heard.AnswerEnded)
     def call_for_attention(self, event: heard.AnswerEnded) -> None:
-        summary = event.summary
-        if summary.status == "ok":
-            self.attention.job_ended(f"Answered: {summary.text}", summary.elapsed_s)
+        # Not what it says: desktops keep notifications, and show them on a locked screen.
+        if event.summary.status == "ok":
+            self.attention.job_ended("The answer is there", event.summary.elapsed_s)
 
     @on(heard.AnswerFailed)
     def note_internal_failure(self, event: heard.AnswerFailed) -> None:

@@ -38,10 +38,13 @@ from mobilellm_mlx.events import (
 )
 
 from . import messages as say
+from .pauses import avoids_pauses, use_pause
 
 UPDATES_PER_S = 25
 PACE_EVERY_S = 0.25
 """Numbers that change more often than this cannot be read and make the eye restless."""
+PAUSE_AFTER_S = 1.0
+"""After a job, and before what can only be done while nothing moves."""
 MIN_RATE_S = 0.2
 """No rate is shown before an answer has run for this long."""
 
@@ -232,8 +235,14 @@ class Bridge:
         self._job = None
         if self._timer is not None:
             self._timer.pause()
+            if self._target is not None and avoids_pauses():
+                self._target.set_timer(PAUSE_AFTER_S, self._use_pause)
         silent = say.Problem.of(RuntimeError("the engine stopped without saying why"))
         self._post(job.outcome or job.failed(silent))
+
+    def _use_pause(self) -> None:
+        if not self.is_busy:
+            use_pause()
 
     def _post_pace(self, job: _Job) -> None:
         now = self._clock()

@@ -9,24 +9,30 @@ class History:
     """What was sent before, and the draft that waits at its end."""
 
     def __init__(self) -> None:
+        self._typed: list[str] = []
+        """What was sent since the start, as it was typed; stored is what became of it."""
         self._sent: list[str] = []
         self._at = 0
         self._draft = ""
 
     def load(self, prompts: Sequence[str], chat_prompts: Sequence[str] = ()) -> None:
-        """Begin anew: ``chat_prompts`` are met first on the way back, then all other ``prompts``.
+        """Go back through these, too, behind what was sent since the start.
 
-        Both are in the order in which they were sent.
+        ``chat_prompts`` are met first on the way back, then all other ``prompts``. Both are in the
+        order in which they were sent.
         """
         walks = self._at < len(self._sent)  # a draft waits: it is one step away
-        here = set(chat_prompts)
-        self._sent = [text for text in prompts if text not in here]
-        self._sent += chat_prompts
+        here, typed = set(chat_prompts), set(self._typed)
+        self._sent = [text for text in prompts if text not in here | typed]
+        self._sent += [text for text in chat_prompts if text not in typed]
+        self._sent += self._typed
         self._at = len(self._sent) - (walks and bool(self._sent))
         self._draft = self._draft if walks else ""
 
     def add(self, text: str) -> None:
         """Remember ``text`` as the newest; sending the same again adds nothing."""
+        if not self._typed or self._typed[-1] != text:
+            self._typed.append(text)
         if not self._sent or self._sent[-1] != text:
             self._sent.append(text)
         self._at = len(self._sent)

@@ -21,7 +21,7 @@ from mobilellm_mlx.chat.records import (
 )
 from mobilellm_mlx.chat.titles import make_title
 from mobilellm_mlx.engine import ChatEngine
-from mobilellm_mlx.errors import EngineError, InvalidInput
+from mobilellm_mlx.errors import EngineError, InvalidInput, StorageError
 from mobilellm_mlx.events import Event, GenerationSummary, Notice, ReasoningDelta, TextDelta
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
@@ -474,6 +474,9 @@ class Session:
         if not self._snapshots or self._cached_chat != self.chat.id or used < WORTH_KEEPING:
             return None
         self._cached_chat = None
+        if self._is_gone():
+            self._snapshots.forget(self.chat.id)
+            return None
         return self._write_cache(self._snapshots, self.chat.id)
 
     def _write_cache(self, snapshots: Snapshots, chat_id: str) -> Iterator[Event]:
@@ -501,10 +504,21 @@ class Session:
 
     def _question(self, message_id: str) -> StoredMessage:
         """The question that a message is or belongs to."""
-        message = self.find(message_id)
-        while message.role != "user" and message.parent_id is not None:
-            message = self.find(message.parent_id)
+        message, seen = self.find(message_id), {message_id}
+        while message.role != "user" and message.parent_id not in (None, *seen):
+            message = self.find(str(message.parent_id))
+            seen.add(message.id)  # a damaged file may have a circle of parents
         return message
+
+    def _is_gone(self) -> bool:
+        """Whether this chat was taken out of the store, here or by another program."""
+        if self.store is None:
+            return False
+        try:
+            chat = self.store.chat(self.chat.id)
+        except StorageError:
+            return False  # nobody can say
+        return chat is None or chat.deleted_at is not None
 
     def _put(self, *messages: StoredMessage) -> None:
         for message in messages:
@@ -515,12 +529,7 @@ class Session:
         # New, or the disk refused the last time: then it lacks more than these messages.
         self.chat = replace(self.chat, instructions=self.instructions)
         chat, everything = self.chat, self.tree
-
-        def keep(store: Store) -> None:
-            store.add_chat(chat)
-            store.save(*everything)
-
-        self._known = self._keeper.write(keep)
+        self._known = self._keeper.write(lambda store: store.add(chat, everything))
 
     def _note(self, work: Callable[[Store], object]) -> None:
         """Write something about the chat; what the store does not have yet gets there whole."""

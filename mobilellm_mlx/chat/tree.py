@@ -58,6 +58,12 @@ def newest_leaf(messages: Sequence[StoredMessage], under_id: str) -> str:
     return next(shown, under_id)
 
 
+def has_gaps(messages: Sequence[StoredMessage], leaf_id: str | None) -> bool:
+    """Whether something on the way to a message was deleted."""
+    by_id = {message.id: message for message in messages}
+    return any(message.deleted for message in _upwards(by_id, leaf_id))
+
+
 def _upwards(by_id: dict[str, StoredMessage], leaf_id: str | None) -> Iterator[StoredMessage]:
     """A message, what it answers, what that answers, up to the root."""
     seen: set[str] = set()

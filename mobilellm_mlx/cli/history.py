@@ -198,12 +198,13 @@ def import_chats(files: tuple[str, ...]) -> None:
     fresh = [renew(whole) for name in files for whole in from_json(read_file(name))]
     with open_kept(writing=True, new=True) as store:
         for whole in fresh:
-            store.add_chat(whole.chat)
-            store.save(*whole.messages)
+            store.add(whole.chat, whole.messages)
         short = _short_ids(store.chats())
     for whole in fresh:
         click.echo(f"{short.get(whole.chat.id, whole.chat.id)}  {_title(whole.chat)}")
     click.echo(f"{count_chats(len(fresh))} imported", err=True)
+    if bring := sum(bool(whole.chat.instructions) for whole in fresh):
+        click.echo(f"note: {count_chats(bring)} with a system prompt of the file's own", err=True)
 
 
 @history.command("path")
@@ -313,6 +314,8 @@ def find_chat(store: Store, name: str) -> ChatRecord:
     Raises:
         InvalidInput: none, or more than one.
     """
+    if not name.strip():
+        raise InvalidInput("the name of the chat is empty", _LIST_HINT)
     chats = store.chats()
     if name == "last" and chats:
         return chats[0]

@@ -17,6 +17,8 @@ from mobilellm_mlx.cli.shared import (
 )
 from mobilellm_mlx.errors import InvalidInput, ModelNotFound
 
+_SAME = "the same"
+
 
 @click.command()
 @click.argument("chat")
@@ -27,7 +29,8 @@ def reproduce(chat: str, model: str | None, context: int | None, compute: str) -
     """Make the answers of CHAT again from what is kept of each, and compare their tokens.
 
     Nothing is changed. On the same machine with the same model they are the same; another backend,
-    another packing or another version of MLX may round differently. Exit code 1 if one differs.
+    another packing or another version of MLX may round differently. Exit code 1 if one differs. An
+    answer that differs because a turn above it was deleted is said to be not comparable.
     """
     from mobilellm_mlx.chat import Session, tree
     from mobilellm_mlx.cli.history import find_chat, open_kept
@@ -35,7 +38,8 @@ def reproduce(chat: str, model: str | None, context: int | None, compute: str) -
 
     with open_kept() as store:
         record = find_chat(store, chat)
-        shown = tree.branch(store.messages(record.id), record.leaf_id)
+        messages = store.messages(record.id)
+        shown = tree.branch(messages, record.leaf_id)
         answers = [message for message in shown if message.made]
         if not answers:
             raise InvalidInput("nothing in this chat says how it was made")
@@ -50,7 +54,10 @@ def reproduce(chat: str, model: str | None, context: int | None, compute: str) -
                 made = engine.info.fingerprint if engine.info else ""
                 other = answer.made[-1].fingerprint != made
                 verdict = _compare(kept, again)
-                differ += verdict != "the same"
+                if verdict != _SAME and tree.has_gaps(messages, answer.parent_id):
+                    verdict = "not comparable: something above it was deleted"
+                else:
+                    differ += verdict != _SAME
                 note = ", made by another model or form" if other else ""
                 opening = " ".join(printable(answer.content[:200]).split())[:40]
                 count = sum(map(len, kept))
@@ -61,7 +68,7 @@ def reproduce(chat: str, model: str | None, context: int | None, compute: str) -
 def _compare(kept: Sequence[tuple[int, ...]], again: Sequence[tuple[int, ...]]) -> str:
     """In words, where two makings of an answer part."""
     if list(kept) == list(again):
-        return "the same"
+        return _SAME
     before = [token for stretch in kept for token in stretch]
     now = [token for stretch in again for token in stretch]
     pairs = zip(before, now, strict=False)

@@ -262,5 +262,5 @@ def _hub_events(model: HubModel) -> Iterator[Event]:
 def is_interactive() -> bool:
     """Whether a person sits at both ends, before a terminal that can draw."""
     return os.environ.get("TERM") != "dumb" and all(
-        stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)
+        stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)
     )

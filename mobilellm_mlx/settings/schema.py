@@ -244,14 +244,14 @@ SCHEMA: tuple[Setting, ...] = (
         "history.save",
         "switch",
         "Keep chats",
-        "Off: chats are forgotten when the program ends. What is kept already stays.",
+        "Off: from the next start on, chats are forgotten. What is kept already stays.",
         default=True,
     ),
     Setting(
         "cache.snapshots",
         "switch",
         "Remember what was read",
-        "Keeps the model's state of recent chats on disk, so that a long one goes on at once.",
+        "Keeps the model's state of long chats on disk: they go on at once. From the next start.",
         default=True,
     ),
     Setting(

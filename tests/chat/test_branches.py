@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from mobilellm_mlx.chat import Session
 from mobilellm_mlx.chat.context import ContextFull, ContextPolicy
+from mobilellm_mlx.chat.records import StoredMessage, now
 from mobilellm_mlx.errors import ContextOverflow, EngineError, InvalidInput
 from mobilellm_mlx.events import Event, GenerationSummary, Notice, TextDelta
 from mobilellm_mlx.testing import SCRIPTED_MODEL, ScriptedEngine
@@ -242,3 +245,42 @@ def test_a_pinned_turn_stays_in_sight(narrow: ScriptedEngine) -> None:
 def test_a_message_that_is_gone_is_named_as_such(talked: Session) -> None:
     with pytest.raises(InvalidInput, match="not in the chat any more"):
         talked.find("nonesuch")
+
+
+def test_a_circle_of_messages_is_not_walked_for_ever(talked: Session) -> None:
+    """A damaged file may say anything."""
+    ring = [StoredMessage(a, "c", b, "assistant", "x", now()) for a, b in ("ab", "bc", "cb")]
+    talked._nodes.update({message.id: message for message in ring})
+    with pytest.raises(InvalidInput, match="another branch"):
+        talked.delete_turn("a")
+
+
+class Pondering(ScriptedEngine):
+    """Thinks until its tokens are spent."""
+
+    def chat(self, *args: Any) -> Iterator[Event]:
+        for event in super().chat(*args):
+            is_last = isinstance(event, GenerationSummary)
+            yield replace(event, stop_reason="length") if is_last and not event.text else event
+
+
+def test_an_answer_that_was_cut_while_the_model_thought_can_go_on() -> None:
+    engine = Pondering(["", "At last."], reasoning="Let me think.")
+    session = Session(engine)
+    run(session.send("why?"))
+    assert [(m.content, m.status) for m in session.branch] == [
+        ("why?", "complete"),
+        ("", "stopped"),
+    ]
+    assert session.branch[-1].reasoning == "Let me think."
+    run(session.proceed())
+    assert engine.begun[-1] == list(range(4))
+    assert contents(session) == ["why?", "At last."]
+
+
+def test_what_was_only_thought_is_not_asked_again() -> None:
+    engine = Pondering(["", "Two."], reasoning="Let me think.")
+    session = Session(engine)
+    run(session.send("why?"))
+    run(session.send("how?"))
+    assert [m.content for m in engine.conversations[-1]] == ["how?"]

@@ -103,9 +103,25 @@ def test_a_renewed_chat_is_the_same_under_other_ids(whole: WholeChat) -> None:
     assert not old & {fresh.chat.id, *(message.id for message in fresh.messages)}
     assert [m.content for m in fresh.messages] == [m.content for m in whole.messages]
     assert sorted(m.id for m in fresh.messages) == [m.id for m in fresh.messages]
-    shown = [m.content for m in branch(whole.messages, whole.chat.leaf_id)]
-    assert [m.content for m in branch(fresh.messages, fresh.chat.leaf_id)] == shown
+    if whole.chat.leaf_id is not None:
+        shown = [m.content for m in branch(whole.messages, whole.chat.leaf_id)]
+        assert [m.content for m in branch(fresh.messages, fresh.chat.leaf_id)] == shown
     assert {m.chat_id for m in fresh.messages} <= {fresh.chat.id}
+
+
+def test_a_chat_that_does_not_say_where_it_ends_is_shown_up_to_its_newest_message() -> None:
+    small = small_chat()
+    newest = replace(small.messages[1], created_at=NOON + timedelta(hours=1))
+    gone = replace(small.messages[2], created_at=NOON + timedelta(hours=2), deleted=True)
+    messages = [small.messages[0], newest, gone]
+    fresh = renew(WholeChat(replace(small.chat, leaf_id=None), messages))
+    assert [m.content for m in branch(fresh.messages, fresh.chat.leaf_id)] == ["why?", "so"]
+
+
+def test_a_chat_that_was_deleted_where_it_comes_from_is_not_deleted_here() -> None:
+    small = small_chat()
+    fresh = renew(WholeChat(replace(small.chat, deleted_at=NOON), small.messages))
+    assert fresh.chat.deleted_at is None
 
 
 def test_no_field_of_a_generation_is_forgotten_above() -> None:

@@ -153,6 +153,37 @@ def test_the_settings_can_say_that_nothing_is_kept(run, monkeypatch, tiny_dir) -
     assert house["store"] is None
 
 
+def test_switched_off_nothing_of_the_caches_stays(run, monkeypatch, tiny_dir) -> None:
+    from mobilellm_mlx.chat.snapshots import Snapshots
+    from mobilellm_mlx.settings import save_setting
+
+    kept = Snapshots().path_for("chat")
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"x" * 100)
+    _, house = open_interface(run, monkeypatch, str(tiny_dir))
+    assert kept.is_file() and house["snapshots"] is not None
+    save_setting("cache.snapshots", False)
+    _, house = open_interface(run, monkeypatch, str(tiny_dir))
+    assert not kept.exists() and house["snapshots"] is None
+
+
+def test_where_chats_are_only_in_memory_no_cache_of_them_is_written(
+    run, monkeypatch, tiny_dir
+) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    from mobilellm_mlx.chat.store import Store, history_path
+
+    Store(history_path()).close()
+    with closing(sqlite3.connect(history_path())) as raw:
+        raw.execute("INSERT INTO migrations VALUES ('telepathy', '2099-01-01T00:00:00.000+00:00')")
+        raw.commit()
+    _, house = open_interface(run, monkeypatch, str(tiny_dir))
+    assert house["store"].path is None and house["snapshots"] is None
+    assert "newer MobileLLM" in house["notices"][0]
+
+
 def test_what_is_wrong_with_the_settings_is_said(run, monkeypatch, tiny_dir) -> None:
     from mobilellm_mlx.settings import settings_path
 

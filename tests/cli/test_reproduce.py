@@ -53,3 +53,12 @@ def test_nothing_is_changed(run, kept, tiny_dir) -> None:
     before = store.messages(session.chat.id)
     run("history", "reproduce", "last", "--model", str(tiny_dir))
     assert store.messages(session.chat.id) == before
+
+
+def test_an_answer_below_a_deleted_turn_is_not_said_to_differ(run, kept, tiny_dir) -> None:
+    _, session = kept
+    session.delete_turn(session.branch[0].id)
+    result = run("history", "reproduce", "last", "--model", str(tiny_dir))
+    (line,) = result.out.splitlines()
+    assert result.code == 0
+    assert "not comparable: something above it was deleted" in line

@@ -11,6 +11,7 @@ import pytest
 from tiny import LLAMA, write_json, write_model
 
 from mobilellm_mlx import loading
+from mobilellm_mlx.chat import Session
 from mobilellm_mlx.engine import Engine
 from mobilellm_mlx.errors import ConfigError, InsufficientMemory, ModelNotFound, WeightsError
 from mobilellm_mlx.events import CacheSummary, ModelLoaded
@@ -192,6 +193,20 @@ def test_a_model_that_had_to_make_room_is_loaded_again_after_a_failure(
     assert old() is None
     after = summary_of(engine.chat(HI, SHORT))
     assert (after.model, after.tokens, after.cached_tokens) == ("tiny", before.tokens, 0)
+
+
+def test_a_long_chat_goes_on_after_a_switch_that_failed(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted before it is asked, and by then there is no model in memory."""
+    session = Session(engine, overrides={"max_tokens": 4})
+    first = summary_of(session.send("hi there"))
+    wrong = broken(tmp_path, "of another shape")
+    leave_room(monkeypatch, needed(wrong) - 1, ROOM)
+    with pytest.raises(WeightsError):
+        read(engine.load(wrong))
+    assert engine._worker._generator is None
+    assert summary_of(session.send("w " * (first.context_limit // 4))).model == "tiny"
 
 
 def test_what_was_kept_of_a_chat_belongs_to_its_model(

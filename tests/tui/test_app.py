@@ -139,12 +139,22 @@ async def test_ctrl_c_stops_an_answer_and_otherwise_says_how_to_quit(open_chat, 
     async with open_chat(engine) as chat:
         await chat.idle()
         await chat.press("ctrl+c")
-        await chat.until(lambda: "Ctrl+Q quits" in chat.text())
+        await chat.until(lambda: "Ctrl+C once more quits" in chat.text())
         await chat.say("go")
         await chat.until(lambda: chat.all(Response)[0].text)
         await chat.press("ctrl+c")
         await chat.idle()
         assert "stopped" in chat.text()
+
+
+async def test_ctrl_c_twice_leaves(open_chat, staged):
+    async with open_chat(staged()) as chat:
+        await chat.idle()
+        await chat.press("ctrl+c")
+        assert chat.app.is_running
+        await chat.press("ctrl+c")
+        await chat.until(lambda: not chat.app.is_running)
+    assert chat.app.return_code == 0
 
 
 async def test_ctrl_c_copies_a_selection_and_stops_nothing(open_chat, staged):
@@ -165,21 +175,45 @@ async def test_ctrl_c_copies_a_selection_and_stops_nothing(open_chat, staged):
 
 
 async def test_f1_shows_every_key_that_has_a_meaning_here(open_chat, staged):
-    async with open_chat(staged()) as chat:
+    async with open_chat(staged(), (100, 120)) as chat:
         await chat.idle()
         await chat.press("f1")
-        await chat.until(lambda: isinstance(chat.app.screen, HelpScreen))
-        await chat.pilot.pause()
+        await chat.until(lambda: "Commands" in chat.text())
         shown = chat.text()
-        await chat.press("end")
-        await chat.until(lambda: "Ctrl+Q" in chat.text())
-        shown += chat.text()
         for key in ("Enter", "Ctrl+J", "Esc", "Ctrl+N", "Ctrl+Y", "Ctrl+P", "Ctrl+Q", "F1", "PgUp"):
             assert key in shown
+        assert "On a message (Shift+Tab)" in shown and "Another answer" in shown
+        for command in chat.app.chat.commands:
+            assert command.usage in shown
         await chat.press("escape")
         await chat.until(lambda: not isinstance(chat.app.screen, HelpScreen))
         await chat.press("x")
         assert chat.prompt.text == "x"
+
+
+@pytest.mark.parametrize("first", ["f1", "ctrl+o"])
+async def test_the_pages_of_keys_and_of_settings_do_not_spoil_each_other(open_chat, staged, first):
+    """Styles of one screen count in all: what both call the same must be told apart."""
+    async with open_chat(staged()) as chat:
+        await chat.idle()
+        for key in (first, "f1", "ctrl+o"):
+            await chat.press(key)
+            words = "New line" if key == "f1" else "always takes the likeliest"
+            await chat.until(lambda words=words: words in chat.text())
+            await chat.press("escape")
+            await chat.until(lambda: chat.app.screen is chat.app.chat)
+
+
+async def test_f1_works_on_every_screen(open_chat, staged):
+    async with open_chat(staged()) as chat:
+        await chat.idle()
+        await chat.press("ctrl+o")
+        await chat.until(lambda: chat.app.screen is not chat.app.chat)
+        settings = chat.app.screen
+        await chat.press("f1")
+        await chat.until(lambda: "The next page" in chat.text())
+        await chat.press("f1")
+        await chat.until(lambda: chat.app.screen is settings)
 
 
 async def test_the_palette_has_what_a_chat_needs(open_chat, staged):
@@ -196,7 +230,10 @@ async def test_the_palette_has_what_a_chat_needs(open_chat, staged):
         await chat.pilot.press(*"theme")
         await chat.until(lambda: "Change the colours" in chat.text())
         await chat.press("enter")
-        await chat.until(lambda: chat.app.theme == LIGHT.name)
+        await chat.until(lambda: "List of chats" in chat.text())  # in the settings
+        await chat.press("escape")
+        chat.app.action_toggle_theme()
+        assert chat.app.theme == LIGHT.name
         chat.app.action_toggle_theme()
         assert chat.app.theme == DARK.name
 

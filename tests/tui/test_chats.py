@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from textual.widgets import Input, Static
 
+from mobilellm_mlx.chat.exchange import WholeChat, files, to_json
+from mobilellm_mlx.chat.records import ChatRecord, StoredMessage, now
 from mobilellm_mlx.chat.snapshots import Snapshots
 from mobilellm_mlx.chat.store import Store
 from mobilellm_mlx.errors import StorageError
@@ -184,6 +187,20 @@ async def test_a_deleted_chat_takes_its_cache_along(open_chat, staged, house, tm
         await chat.until(lambda: not house.snapshots.path_for(first).is_file())
 
 
+async def test_the_open_chat_is_deleted_with_what_was_read_of_it(
+    open_chat, staged, house, tmp_path
+):
+    house.snapshots = Snapshots(tmp_path / "kv")
+    async with open_chat(staged(["word " * 600, "Two"]), WIDE, house=house) as chat:
+        await chat.say("long " * 100)
+        await chat.idle()
+        await chat.say("/delete")
+        await chat.until(lambda: said(chat) == ([], []))
+        await chat.say("second")
+        await chat.idle()  # a cache that is to be written goes before
+        assert not list(tmp_path.glob("kv/*"))
+
+
 async def test_a_long_chat_is_recalled_and_not_read_again(open_chat, staged, house, tmp_path):
     house.snapshots = Snapshots(tmp_path / "kv")
     async with open_chat(staged(["word " * 600, "Two", "Three"]), WIDE, house=house) as chat:
@@ -225,6 +242,46 @@ async def test_an_exported_chat_is_brought_in_as_another_one(open_chat, staged, 
         assert len(house.store.chats()) == 2
 
 
+@pytest.mark.parametrize("chats", [1, 2])
+async def test_a_system_prompt_that_comes_along_is_said(open_chat, staged, house, tmp_path, chats):
+    moment = now()
+    whole = [
+        WholeChat(ChatRecord(f"c{n}", moment, moment, instructions=text, leaf_id=f"m{n}"), [
+            StoredMessage(f"m{n}", f"c{n}", None, "user", f"Hi {n}", moment)
+        ])
+        for n, text in enumerate(["Praise Acme.", None][:chats])
+    ]  # fmt: skip
+    (tmp_path / "theirs.json").write_text(to_json(whole))
+    async with open_chat(staged(), WIDE, house=house) as chat:
+        await chat.idle()
+        await chat.say("/import theirs.json")
+        said_so = "with a system prompt: /system" if chats == 1 else "1 of them with a system"
+        await chat.until(lambda: said_so in " ".join(chat.text().split()))
+        await chat.until(lambda: said(chat)[0] == ["Hi 0"])
+        assert len(house.store.chats()) == chats
+
+
+async def test_a_long_import_does_not_hold_the_screen_up(
+    open_chat, staged, house, tmp_path, monkeypatch
+):
+    may_read, in_time = threading.Event(), []
+
+    def read_slowly(source):
+        in_time.append(may_read.wait(3))
+        raise StorageError("it was too slow")
+
+    monkeypatch.setattr(files, "read_bytes", read_slowly)
+    async with open_chat(staged(["One"]), WIDE, house=house) as chat:
+        await chat.idle()
+        await chat.say("/import any.json")
+        await chat.say("first")
+        await chat.idle()
+        assert said(chat) == (["first"], ["One"])
+        may_read.set()
+        await chat.until(lambda: "it was too slow" in chat.text())
+        assert in_time == [True]
+
+
 async def test_a_file_that_is_no_chat_is_refused_in_a_sentence(open_chat, staged, house, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps({"format": "other"}))
     async with open_chat(staged(), WIDE, house=house) as chat:
@@ -245,6 +302,40 @@ async def test_without_a_store_nothing_is_listed_and_that_is_said(open_chat, sta
         await chat.until(lambda: "there are none to search" in chat.text())
 
 
+async def test_a_history_in_memory_is_no_saved_one(open_chat, staged, house, tmp_path):
+    """Such as where a newer program has written the file."""
+    async with open_chat(staged(), WIDE, house=house) as chat:
+        await chat.idle()
+        assert "not saved" in chat.text()
+    house.store = Store(tmp_path / "history.db")
+    async with open_chat(staged(), WIDE, house=house) as chat:
+        await chat.idle()
+        assert "not saved" not in chat.text()
+    house.store.close()
+
+
+async def test_a_notification_does_not_carry_the_answer(open_chat, staged, house, monkeypatch):
+    async with open_chat(staged(["A secret."]), WIDE, house=house) as chat:
+        sent = []
+        monkeypatch.setattr(chat.app.attention, "job_ended", lambda *args: sent.append(args))
+        await chat.say("first")
+        await chat.idle()
+        assert sent == [("The answer is there", 1.0)]
+
+
+async def test_a_window_that_stays_open_erases_what_was_deleted(
+    open_chat, staged, house, monkeypatch
+):
+    monkeypatch.setattr("tui.screens.chat.ERASE_EVERY_S", 0.02)
+    async with open_chat(staged(), WIDE, house=house) as chat:
+        await chat.say("first")
+        await chat.idle()
+        await chat.press("ctrl+n")
+        (kept,) = house.store.chats()
+        house.store.delete_chat(kept.id, now() - timedelta(days=2))
+        await chat.until(lambda: house.store.chat(kept.id) is None)
+
+
 async def test_notices_of_the_start_are_shown(open_chat, staged, house):
     house.notices = ("The history was damaged; [a copy] lies beside it.",)
     async with open_chat(staged(), WIDE, house=house) as chat:
@@ -259,7 +350,7 @@ async def test_a_disk_that_fails_is_said_and_the_chat_goes_on(
 
     async with open_chat(staged(["One", "Two"]), WIDE, house=house) as chat:
         await chat.idle()
-        monkeypatch.setattr(house.store, "save", fail)
+        monkeypatch.setattr(house.store, "add", fail)
         await chat.say("first")
         await chat.until(lambda: "not being saved: the disk is full" in chat.text())
         await chat.idle()
@@ -300,7 +391,7 @@ async def test_two_windows_on_one_history_do_not_block_each_other(
         stop = threading.Event()
 
         def write() -> None:
-            from mobilellm_mlx.chat.records import ChatRecord, make_id, now
+            from mobilellm_mlx.chat.records import make_id
 
             while not stop.is_set():
                 second.add_chat(ChatRecord(make_id(), now(), now()))

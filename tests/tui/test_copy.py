@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from textual.app import App, ComposeResult
+from textual.screen import Screen
+from textual.selection import Selection
 
 from mobilellm_mlx.events import GenerationSummary
 from tui import terminal
+from tui.widgets import transcript
 from tui.widgets.code import find_code
 from tui.widgets.markdown import CodeBlock
 from tui.widgets.transcript import Transcript
@@ -143,3 +148,59 @@ def test_on_linux_the_session_s_own_tool_is_used(environment, tool, monkeypatch)
     monkeypatch.setattr(terminal.shutil, "which", lambda name: f"/usr/bin/{name}")
     command = terminal.clipboard_command(environment)
     assert (command[0].rsplit("/", 1)[-1] if command else None) == tool
+
+
+class Wrapping(Harness):
+    """The transcript with its own rules, on the screen whose class says whether code wraps."""
+
+    CSS_PATH = Path(transcript.__file__).parent.parent / "transcript.tcss"
+
+    def get_default_screen(self):
+        return ChatScreen(id="_default")
+
+
+class ChatScreen(Screen):
+    """Named as the screen of the chat is in the rules."""
+
+
+async def test_long_lines_of_code_scroll_sideways():
+    async with Wrapping().run_test(size=(60, 30)) as pilot:
+        _, response = await answered(pilot)
+        block = response.query(CodeBlock).first()
+        await pilot.pause()
+        assert block.size.height == 3
+        assert block.max_scroll_x > 300
+        block.scroll_to(x=block.max_scroll_x, animate=False, force=True)
+        await until(pilot, lambda: "number_39" in screen_text(pilot.app))
+        assert "number_0 " not in screen_text(pilot.app)
+
+
+async def test_long_lines_of_code_wrap_when_that_is_set_and_are_copied_without_the_wraps():
+    async with Wrapping().run_test(size=(60, 30)) as pilot:
+        pilot.app.screen.add_class("-wrap-code")
+        transcript, response = await answered(pilot)
+        block = response.query(CodeBlock).first()
+        await until(pilot, lambda: block.size.height > 8)
+        assert block.max_scroll_x == 0
+        shown = screen_text(pilot.app)
+        assert all(f"number_{n}" in shown for n in range(40))
+        await transcript.copy_code()
+        assert pilot.app.clipboard == find_code(ANSWER)[0].text
+        label = block.query_one("#code-content")
+        pilot.app.screen.selections = {label: Selection(None, None)}
+        assert pilot.app.screen.get_selected_text() == find_code(ANSWER)[0].text
+        pilot.app.screen.remove_class("-wrap-code")
+        await until(pilot, lambda: block.size.height == 3)
+
+
+async def until(pilot, predicate):
+    for _ in range(200):
+        if predicate():
+            return
+        await pilot.pause(0.01)
+    pytest.fail("still not so")
+
+
+def screen_text(app):
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in line) for line in strips)

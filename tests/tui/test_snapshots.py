@@ -79,7 +79,7 @@ def house(monkeypatch, tmp_path):
     """A history with some days in it, at noon of a fixed one."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    store = Store()
+    store = Store(tmp_path / "history.db")
     for number, (title, days, pinned, question, answer) in enumerate(EARLIER):
         when = NOON - timedelta(days=days)
         chat = ChatRecord(f"c{number}", when, when, title=title, named=True, leaf_id=f"a{number}")

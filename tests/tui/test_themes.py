@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from rich.color import Color as RichColor
+from rich.color import ColorSystem
 from textual.app import App, ComposeResult
 from textual.color import Color
 from textual.widgets import Input, OptionList, Static
@@ -126,3 +128,15 @@ async def test_with_no_color_none_is_drawn(monkeypatch: pytest.MonkeyPatch) -> N
     app = Sample(ANSI.name, ansi_color=True)
     async with app.run_test(size=(40, 12)):
         assert colors_drawn(app) <= {"DEFAULT"}
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+def test_a_terminal_of_256_colours_shows_greys_as_greys(theme):
+    """Terminal.app rounds: a surface that is nearly grey must not become yellow."""
+    if theme.ansi:
+        return
+    for name in ("background", "surface", "panel"):
+        red, green, blue = (int(getattr(theme, name)[at : at + 2], 16) for at in (1, 3, 5))
+        assert max(red, green, blue) - min(red, green, blue) <= 20
+        number = RichColor.from_rgb(red, green, blue).downgrade(ColorSystem.EIGHT_BIT).number
+        assert number is not None and (number >= 232 or number in (16, 59, 102, 145, 188, 231))

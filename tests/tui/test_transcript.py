@@ -11,10 +11,12 @@ from textual.widgets import Markdown
 
 from mobilellm_mlx.chat.records import StoredMessage
 from mobilellm_mlx.events import GenerationSummary
+from tui.widgets.actions import Actions
 from tui.widgets.pieces import BREAK_AT, SEAL_AT, Cutter, split
 from tui.widgets.rows import TableBlock, share_width
 from tui.widgets.said import MessageAction
-from tui.widgets.transcript import Actions, Divider, Earlier, Transcript
+from tui.widgets.transcript import Transcript
+from tui.widgets.window import Divider, Earlier, Gap
 
 SECTION = "## Part {n}\n\nSome *words* about it, a line or so.\n\n- one\n- two\n\n"
 LONG = "".join(SECTION.format(n=n) for n in range(300))
@@ -229,15 +231,22 @@ async def test_scrolling_up_fetches_what_is_above_without_moving_what_is_seen():
         transcript = pilot.app.transcript
         await transcript.show(chat(40))
         await pilot.pause()
-        before = len(transcript.blocks)
-        for _ in range(200):
-            transcript.scroll_relative(y=-11, animate=False)
-            await pilot.pause()
-            if not transcript._earlier and transcript.scroll_y == 0:
-                break
-        assert len(transcript.blocks) == 80 > before
-        await until(pilot, lambda: "Question 0?" in screen_text(pilot.app))
-        assert not transcript.query(Earlier)
+        messages = [said.message_id for said in transcript.said]
+        for step in (-11, 11):
+            seen, most = "", 0
+            for _ in range(200):
+                transcript.scroll_relative(y=step, animate=False)
+                await pilot.pause()
+                while transcript._is_tidying:  # on a busy machine that takes its time
+                    await pilot.pause()
+                seen += screen_text(pilot.app)
+                most = max(most, len(transcript.blocks))
+                if f"Question {0 if step < 0 else 39}?" in seen:
+                    break
+                assert [said.message_id for said in transcript.said] == messages
+            assert [n for n in range(4, 34) if f"Question {n}?" not in seen] == []
+            assert most < 40
+            assert bool(transcript.query(Gap)) == (step < 0)
 
 
 async def test_what_is_seen_stays_when_something_above_it_comes():
@@ -277,7 +286,7 @@ async def test_branches_ends_and_what_is_dropped_are_said_in_words():
         assert shown.index("no longer seen") > shown.index("Answer 0.")
         assert shown.index("no longer seen") < shown.index("Question 1?")
         await transcript.mark_dropped([])
-        assert not transcript.query(Divider)
+        await until(pilot, lambda: not transcript.query(Divider))
 
 
 async def test_a_long_question_is_folded_and_opens():
@@ -335,5 +344,75 @@ async def test_a_place_far_above_is_found_and_brought_into_view():
         assert len(found) == 1
         await transcript.reveal(found[0])
         await until(pilot, lambda: "Answer 3." in screen_text(pilot.app))
-        assert pilot.app.screen.get_selected_text() == "Answer 3."
+        await until(pilot, lambda: pilot.app.screen.get_selected_text() == "Answer 3.")
         assert transcript.find("  ") == []
+        await pilot.pause(0.2)
+        assert "Answer 3." in screen_text(pilot.app)
+        assert len(transcript.blocks) < 40
+        assert [said.text[:8] for said in transcript.said[::2]] == ["Question"] * 60
+        transcript.scroll_end(animate=False)
+        await until(pilot, lambda: "Answer 59." in screen_text(pilot.app))
+        await until(pilot, lambda: not transcript.query(Gap))
+        assert [said.text[:8] for said in transcript.said[::2]] == ["Question"] * 60
+        assert [b.said.message_id for b in transcript.blocks[-4:]] == ["u58", "a58", "u59", "a59"]
+        await until(pilot, lambda: "Answer 58." in screen_text(pilot.app))
+        assert transcript.follows_end
+
+
+async def test_a_place_inside_a_long_answer_that_rests_is_brought_into_view():
+    async with Harness().run_test(size=(80, 24)) as pilot:
+        transcript = pilot.app.transcript
+        await transcript.show([*chat(8, LONG), *chat(30)])
+        await pilot.pause()
+        for query in ("Part 150", "Part 7"):
+            found = [f for f in transcript.find(query) if f.said is transcript.said[5]]
+            await transcript.reveal(found[0])
+            await until(pilot, lambda: query in screen_text(pilot.app))  # noqa: B023
+            await pilot.pause(0.3)
+            assert query in screen_text(pilot.app)
+
+
+async def test_an_answer_that_comes_is_not_given_up_while_one_reads_far_above():
+    async with Harness().run_test(size=(80, 24)) as pilot:
+        transcript = pilot.app.transcript
+        await transcript.show(chat(40))
+        await transcript.add_question("And now?")
+        response = await transcript.add_answer()
+        waiting = await transcript.add_question("Later.", note="queued")
+        await response.append("It ")
+        await pilot.pause()
+        await transcript.reveal(transcript.find("answer 3.")[0])
+        await until(pilot, lambda: "Answer 3." in screen_text(pilot.app))
+        await response.append("comes.")
+        await until(pilot, lambda: not response._coming)
+        await pilot.pause(0.2)
+        assert "Answer 3." in screen_text(pilot.app)
+        assert response.is_attached
+        assert waiting.is_attached
+        assert [s.text for s in transcript.said[-3:]] == ["And now?", "It comes.", "Later."]
+
+
+async def test_what_rests_takes_more_rows_in_a_narrower_window():
+    text = "".join(f"Paragraph {n}. {'word ' * 60}\n\n" for n in range(60))
+    async with Harness().run_test(size=(100, 24)) as pilot:
+        transcript = pilot.app.transcript
+        response = await transcript.add_answer()
+        await response.finish(GenerationSummary(text=text))
+        await until(pilot, lambda: response.documents[0].rests)
+        wide = response.parts[response.documents[0]].height
+        await pilot.resize_terminal(50, 24)
+        await until(pilot, lambda: response.parts[response.documents[0]].height > 1.4 * wide)
+
+
+async def test_the_line_below_names_the_key_that_is_set_and_counts_in_good_english():
+    async with Harness().run_test(size=(80, 24)) as pilot:
+        transcript = pilot.app.transcript
+        await transcript.show(chat(1, status="partial"))
+        await pilot.pause()
+        assert "broken off · c continues" in screen_text(pilot.app)
+        pilot.app.set_keymap({"message.continue": "ctrl+x,f5"})
+        await until(pilot, lambda: "broken off · Ctrl+X continues" in screen_text(pilot.app))
+        response = await transcript.add_answer()
+        summary = GenerationSummary(text="A", generated_tokens=1, decode_tok_per_s=5)
+        await response.finish(summary)
+        await until(pilot, lambda: "1 token · 5 tok/s" in screen_text(pilot.app))

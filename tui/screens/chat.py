@@ -18,13 +18,15 @@ from ..pulls import PullBoard
 from ..widgets.find import FindBar
 from ..widgets.finding import Found
 from ..widgets.prompt import Prompt
-from ..widgets.said import MessageAction
+from ..widgets.said import MessageAction, MessageBlock
 from ..widgets.sidebar import Sidebar
-from .desk import Desk
+from .desk import ERASE_EVERY_S, Desk, last_summary
 from .dispatch import Dispatch
 from .rooms import Rooms
 from .turns import TurnScreen
 
+SIDEBAR_ALONE = 60
+"""Columns below which the list of chats takes all of them."""
 SIDEBAR_FROM = 104
 """Columns from which on the list of chats is shown by itself."""
 BUSY = "Wait for the answer, or stop it with Esc"
@@ -66,6 +68,14 @@ class ChatScreen(TurnScreen):
             tooltip="Stop the answer, take the queue back",
         ),
         Binding("ctrl+n", "new_chat", "New chat", id="chat.new", tooltip="Start a new chat"),
+        Binding(
+            "shift+tab",
+            "to_messages",
+            "Messages",
+            id="chat.messages",
+            show=False,
+            tooltip="To the messages: copy, edit, ask again, continue ...",
+        ),
         _key("ctrl+r", "search", "Resume", "Resume or search chats", "resume"),
         _key("ctrl+b", "sidebar", "Chats", "Go to the list of chats, or hide it"),
         _key("ctrl+f", "find", "Find", "Find in this chat"),
@@ -94,8 +104,12 @@ class ChatScreen(TurnScreen):
         self.rooms = Rooms(self, overrides or {}, instructions)
         self.dispatch = Dispatch(self)
         self.commands = self.dispatch.commands
+        self._sent: set[str] = set()
+        """What was sent since the start, as the model read it; the prompt has it as typed."""
         self._editing: str | None = None
         """The question that is being asked in other words."""
+        self._draft = ""
+        """What stood in the prompt when that began."""
         self._finds: list[Found] = []
         self._find_at = 0
 
@@ -103,6 +117,7 @@ class ChatScreen(TurnScreen):
         self.rooms.apply()
         self.rooms.learn_names()
         self.desk.erase_deleted()
+        self.set_interval(ERASE_EVERY_S, self.desk.erase_deleted)
         self.status.change(unsaved=self.house.store is None or self.house.store.path is None)
         self.desk.refresh()
         self.load_history()
@@ -117,6 +132,7 @@ class ChatScreen(TurnScreen):
     @on(Prompt.Submitted)
     async def take_message(self, event: Prompt.Submitted) -> None:
         """Queue what was said, or ask an earlier question in these words."""
+        self._sent.add(event.text)
         if (question := self._editing) is None:
             await self.ask(event.text)
         elif self.may_act():
@@ -141,19 +157,27 @@ class ChatScreen(TurnScreen):
         if store := self.house.store:
             with self.desk.explained():
                 chat = self.session.chat.id
-                self.prompt.load_history(store.prompts(), store.prompts(chat_id=chat))
+                earlier, here = (
+                    [text for text in texts if text not in self._sent]
+                    for texts in (store.prompts(), store.prompts(chat_id=chat))
+                )
+                self.prompt.load_history(earlier, here)
 
     def _end_editing(self) -> None:
+        """Give the draft back that was there before."""
         self._editing = None
         self.prompt.border_title = ""
+        if self._draft:
+            self.prompt.put_back(self._draft)
+            self._draft = ""
 
     # ---------------------------------------------------------------- chats
 
     async def action_stop(self) -> None:
         """Leave editing, or stop the answer; the keys belong to the prompt again."""
         if self._editing is not None:
-            self._end_editing()
             self.prompt.load_text("")
+            self._end_editing()
         else:
             await self.stop()
         self.prompt.focus()
@@ -162,6 +186,12 @@ class ChatScreen(TurnScreen):
         """Begin a chat, as soon as a running answer has let go of this one."""
         await self.when_free(self.desk.new)
         self.prompt.focus()
+
+    def action_to_messages(self) -> None:
+        """To the newest message; what can be done with it is shown below it."""
+        blocks = [block for block in self.transcript.blocks if isinstance(block, MessageBlock)]
+        if blocks:
+            blocks[-1].focus()
 
     def action_search(self) -> None:
         """Resume a chat, or search them all."""
@@ -216,6 +246,7 @@ class ChatScreen(TurnScreen):
         wanted = self.house.settings.get("interface.sidebar")
         wide = self.app.size.width >= SIDEBAR_FROM
         sidebar = self.query_one(Sidebar)
+        sidebar.set_class(self.app.size.width < SIDEBAR_ALONE, "-alone")
         if left or not sidebar.has_focus_within:
             keeps = self.house.store is not None  # else there is nothing to list
             sidebar.display = wanted == "shown" or (wanted == "auto" and wide and keeps)
@@ -224,7 +255,10 @@ class ChatScreen(TurnScreen):
 
     async def draw_chat(self) -> None:
         """Show the session's branch."""
-        await self._draw(self.session.branch)
+        branch = self.session.branch
+        self.status.change(summary=last_summary(branch), read=(0, 0), tokens=0)
+        self.rooms.show_manner()
+        await self._draw(branch)
         self.load_history()
 
     async def _draw(self, messages: Sequence[StoredMessage]) -> None:
@@ -259,6 +293,8 @@ class ChatScreen(TurnScreen):
         if self.may_act():
             self.session.show(message_id)
             await self.draw_chat()
+            if (block := self.transcript.block_of(message_id)) is not None:
+                block.focus()  # the next version is one more press away
             self.desk.refresh()
 
     # ---------------------------------------------------------------- messages
@@ -310,6 +346,8 @@ class ChatScreen(TurnScreen):
                     await self.show_branch(versions[at])
 
     def _edit(self, message_id: str, text: str) -> None:
+        if self._editing is None:
+            self._draft = self.prompt.text
         self._editing = message_id
         self.prompt.border_title = "Editing an earlier message · Esc leaves it as it is"
         self.prompt.load_text("")

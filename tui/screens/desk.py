@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +34,9 @@ LISTED = 1000
 UNDO_FOR = timedelta(days=1)
 """How long what was deleted is kept: long enough for a slip, short for what should be gone."""
 
+ERASE_EVERY_S = 3600.0
+"""How often a window that stays open looks for what is to be erased."""
+
 Undo = Callable[[], Awaitable[None]]
 
 
@@ -40,6 +46,8 @@ def last_summary(branch: Sequence[StoredMessage]) -> GenerationSummary | None:
     if made is None:
         return None
     return GenerationSummary(
+        prompt_tokens=made.prompt_tokens,
+        cached_tokens=made.cached_tokens,
         generated_tokens=len(made.tokens),
         ttft_s=made.ttft_s,
         prefill_tok_per_s=made.prefill_tok_per_s,
@@ -82,6 +90,7 @@ class Desk:
 
     def say(self, text: str) -> None:
         """Something short, for a moment."""
+        self._screen.app.clear_notifications()  # the newest word counts
         self._screen.notify(text, markup=False, timeout=3)
 
     def refresh(self) -> None:
@@ -204,6 +213,9 @@ class Desk:
             return
         with self.explained():
             self.store.pin_chat(chat_id, not chat.pinned)
+            session = self._screen.session
+            if chat_id == session.chat.id:
+                session.chat = replace(session.chat, pinned=not chat.pinned)
             self.say(f"{'Unpinned' if chat.pinned else 'Pinned'} “{title_of(chat)}”")
             self.refresh()
 
@@ -279,8 +291,10 @@ class Desk:
             with self.explained():
                 self.export(typed)
 
-    async def bring_in(self, typed: str) -> None:
+    def bring_in(self, typed: str) -> None:
         """Add the chats of a file, and open the first of them.
+
+        It is read on a thread: a large one takes seconds.
 
         Args:
             typed: the path; empty asks for one.
@@ -291,25 +305,47 @@ class Desk:
             self._screen.app.push_screen(AskLine("Bring in chats from (.json)"), self._bring_from)
             return
         source = self._screen.house.folder / Path(os.path.expanduser(typed))  # noqa: PTH111
-        # New ids: a file must not be able to write over what is here.
-        fresh = [renew(whole) for whole in from_json(files.read_bytes(source))]
-        for whole in fresh:
-            store.add_chat(whole.chat)
-            store.save(*whole.messages)
-        count = f"{len(fresh)} chats" if len(fresh) != 1 else "one chat"
-        self._screen.notify(f"Brought in {count}", markup=False, timeout=6)
-        if fresh:
-            await self._screen.when_free(lambda: self.open(fresh[0].chat.id))
+        reading = on_thread(lambda: _bring(source, store))
+        self._screen.run_worker(self._show_brought(reading))
 
-    async def _bring_from(self, typed: str | None) -> None:
+    async def _show_brought(self, reading: Future[list[ChatRecord]]) -> None:
+        screen = self._screen
+        with self.explained():
+            chats = await asyncio.wrap_future(reading)
+            screen.notify(f"Brought in {_described(chats)}", markup=False, timeout=8)
+            self.refresh()
+            if chats and not screen.is_answering:
+                # In its turn: meanwhile the screen has gone on.
+                screen.call_later(screen.when_free, lambda: self.open(chats[0].id))
+
+    def _bring_from(self, typed: str | None) -> None:
         if typed:
             with self.explained():
-                await self.bring_in(typed)
+                self.bring_in(typed)
 
     def _find(self, chat_id: str) -> ChatRecord | None:
         found: ChatRecord | None = None
         with self.explained():
             found = self.store.chat(chat_id) if self.store else None
-            if found is None:
+            if found is None and self.store and chat_id == self._screen.session.chat.id:
+                self.say("This chat is kept as soon as something is said in it")
+            elif found is None:
                 self.say("This chat is not kept")
         return found
+
+
+def _bring(source: Path, store: Store) -> list[ChatRecord]:
+    """Add the chats of a file to a store."""
+    # New ids: a file must not be able to write over what is here.
+    fresh = [renew(whole) for whole in from_json(files.read_bytes(source))]
+    for whole in fresh:
+        store.add(whole.chat, whole.messages)
+    return [whole.chat for whole in fresh]
+
+
+def _described(chats: Sequence[ChatRecord]) -> str:
+    """How many, and whether they tell the model something that nobody here has written."""
+    prompts = sum(bool(chat.instructions) for chat in chats)
+    if len(chats) == 1:
+        return f"one chat{', with a system prompt: /system shows it' if prompts else ''}"
+    return f"{len(chats)} chats{f', {prompts} of them with a system prompt' if prompts else ''}"

@@ -127,6 +127,7 @@ class Dispatch:
         screen = self._screen
         if screen.may_act():
             screen.session.instruct(text)
+            screen.rooms.show_manner()
             screen.desk.say("The system prompt counts from the next answer on")
 
     def _take_preset(self, name: str) -> None:
@@ -137,7 +138,9 @@ class Dispatch:
             self._set_instructions(presets[name])
         else:
             known = ", ".join(presets) or "none yet; the settings have a place for them"
-            raise InvalidInput(f"there is no preset called `{name}`", f"known: {known}")
+            if name:
+                raise InvalidInput(f"there is no preset called `{name}`", f"known: {known}")
+            self._screen.desk.say(f"Presets: {known}")
 
     def _set(self, argument: str) -> None:
         key, _, text = argument.partition(" ")
@@ -147,18 +150,26 @@ class Dispatch:
         setting = find(key)
         if not text.strip():
             value = self._screen.house.settings.get(key)
-            shown = "not set" if value is None else value
-            self._screen.desk.say(f"{key} is {shown}")
+            shown = value
+            if value is None:
+                defaults = self._screen.bridge.engine.defaults
+                usual = getattr(defaults, setting.name, None)
+                known = setting.group == "sampling" and usual is not None
+                shown = f"not set; the model recommends {usual}" if known else "not set"
+            self._screen.desk.say(f"{setting.title}: {shown}")
             return
         value = None if text.strip() in ("none", "unset") else setting.parse(text)
         self._screen.rooms.change(key, value)
 
     def _change_theme(self, name: str) -> None:
-        if name:
-            full = name if name.startswith("mobilellm-") else f"mobilellm-{name}"
-            self._screen.rooms.change("interface.theme", find("interface.theme").check(full))
-        else:
-            self._screen.rooms.toggle_theme()
+        if not name:
+            self._screen.rooms.open_settings("Interface")
+            return
+        full = f"mobilellm-{name.removeprefix('mobilellm-')}"
+        if full not in THEMES:
+            known = ", ".join(theme.removeprefix("mobilellm-") for theme in THEMES)
+            raise InvalidInput(f"there is no theme called `{name}`", f"known: {known}")
+        self._screen.rooms.change("interface.theme", full)
 
     def _rename(self, title: str) -> None:
         desk, chat = self._screen.desk, self._screen.session.chat

@@ -1,8 +1,8 @@
-"""All keys on one page, taken from the bindings themselves."""
+"""All keys on one page, taken from the bindings themselves, and the commands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -13,8 +13,10 @@ from textual.widgets import Static
 
 from ..text import format_key
 
+Rows = list[tuple[str, str]]
 
-def describe_keys(active: Mapping[str, ActiveBinding]) -> list[tuple[str, str]]:
+
+def describe_keys(active: Mapping[str, ActiveBinding]) -> Rows:
     """Rows of keys and what they do; keys of one action share a row.
 
     Bindings without a tooltip are Textual's own editing keys and are left out. The innermost
@@ -35,22 +37,31 @@ def describe_keys(active: Mapping[str, ActiveBinding]) -> list[tuple[str, str]]:
 
 
 class HelpScreen(ModalScreen[None]):
-    """The keys that work on the screen below."""
+    """The keys that work on the screen below, those of what has the focus first.
+
+    Args:
+        below: the screen.
+        more: further sections, each a heading and its rows.
+    """
 
     CSS_PATH = "help.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-roomy")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,enter,q", "dismiss", "Close", id="help.close", show=False),
+        Binding("escape,enter,q", "dismiss", "Close", id="help.close", show=False),
     ]
 
-    def __init__(self, below: Screen[Any]) -> None:
+    def __init__(self, below: Screen[Any], more: Sequence[tuple[str, Rows]] = ()) -> None:
         super().__init__()
-        self._rows = describe_keys(below.active_bindings)
+        self._sections = [("", describe_keys(below.active_bindings)), *more]
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help") as box:
-            box.border_title = "Keys"
+            box.border_title = "Keys and commands" if len(self._sections) > 1 else "Keys"
             box.border_subtitle = "Esc closes"
-            with Grid():
-                for keys, what in self._rows:
-                    yield Static(keys, classes="keys", markup=False)
-                    yield Static(what, markup=False)
+            for heading, rows in self._sections:
+                if heading:
+                    yield Static(heading, classes="heading", markup=False)
+                with Grid():
+                    for keys, what in rows:
+                        yield Static(keys, classes="keys", markup=False)
+                        yield Static(what, markup=False)

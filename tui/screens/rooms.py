@@ -11,11 +11,12 @@ from textual.dom import DOMNode
 
 from mobilellm_mlx.chat.context import ContextPolicy
 from mobilellm_mlx.errors import InvalidInput, ModelNotFound
-from mobilellm_mlx.settings import Settings
+from mobilellm_mlx.settings import Settings, find
 
-from ..keymap import Action, list_actions, usable
+from ..keymap import Action, keys_of, list_actions, usable
 from ..pulls import Pull, PullBoard
 from ..shelf import ModelChoice, ModelRow
+from ..text import format_key, printable
 from ..themes import ANSI, DARK, LIGHT, wants_no_color
 from ..widgets.find import FindBar
 from ..widgets.messages import UserMessage
@@ -77,6 +78,23 @@ class Rooms:
         )
         return list_actions(owners)
 
+    def help_sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """What the page of keys says beside the keys that work where one is."""
+        keymap = self._settings.keymap
+        messages: dict[str, str] = {}
+        for action in list_actions([UserMessage, Response]):
+            keys = " ".join(format_key(key) for key in keys_of(action, keymap))
+            messages.setdefault(keys, action.what)
+        chosen = [key for action in self.actions() if action.id == "chat.messages"
+                  for key in keys_of(action, keymap)]  # fmt: skip
+        way = " or ".join(format_key(key) for key in chosen)
+        commands = [(command.usage, command.summary) for command in self._screen.commands]
+        files = [("@name", "Insert a file"), ("//", "Send a slash")]
+        return [
+            (f"On a message ({way})", list(messages.items())),
+            ("Commands", [*commands, *files]),
+        ]
+
     def open_settings(self, page: str = "") -> None:
         """Show the settings.
 
@@ -111,8 +129,8 @@ class Rooms:
             self._screen.house.change(key, value)
         finally:
             self.apply(key)
-        shown = "back to its default" if value is None else f"now {value}"
-        self._screen.desk.say(f"{key} is {shown}")
+        shown = "back to its default" if value is None else str(value).removeprefix("mobilellm-")
+        self._screen.desk.say(f"{find(key).title}: {shown}")
 
     def apply(self, key: str = "") -> None:
         """Let a setting count; without a key, all of them."""
@@ -130,6 +148,7 @@ class Rooms:
             session.standing_instructions = self._instructions or settings.instructions
             if not session.branch:
                 session.instructions = session.standing_instructions
+            self.show_manner()
         if key in ("", "interface.theme"):
             screen.app.theme = ANSI.name if wants_no_color() else settings.get("interface.theme")
         if key in ("", "interface.sidebar"):
@@ -143,6 +162,13 @@ class Rooms:
             screen.app.set_keymap(keymap)
             for problem in problems if not key else ():
                 screen.notify(problem, severity="warning", markup=False, timeout=8)
+
+    def show_manner(self) -> None:
+        """Name the system prompt of this chat in the status line."""
+        text = self._screen.session.instructions
+        presets = self._settings.presets.items()
+        name = next((name for name, known in presets if known == text), "told how" if text else "")
+        self._screen.status.change(manner=printable(name))
 
     def toggle_theme(self) -> None:
         """Dark to light, and back."""
@@ -192,8 +218,10 @@ class Rooms:
 
     def _use(self, choice: ModelChoice | None) -> None:
         self.learn_names()
-        if choice is not None:
-            screen = self._screen
+        screen = self._screen
+        if choice is not None and screen.info and choice.directory == Path(screen.info.path):
+            screen.desk.say(f"{choice.name} answers already")
+        elif choice is not None:
             screen.run_worker(screen.when_free(lambda: screen.load_model(choice.directory)))
 
     def show_pull(self) -> None:

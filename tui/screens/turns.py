@@ -309,8 +309,7 @@ class TurnScreen(Screen[None]):
         branch = self.session.branch[-2:]
         known = {said.message_id for said in self.transcript.said}
         if len(branch) == 2 and (
-            turn.said is None
-            or (branch[0].content == turn.said.text and branch[0].id not in known)
+            turn.said is None or (branch[0].content == turn.said.text and branch[0].id not in known)
         ):
             question, answer = branch
             if turn.said is not None:

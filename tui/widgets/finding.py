@@ -44,19 +44,22 @@ def find_text(messages: Iterable[Said], query: str) -> list[Found]:
     ]
 
 
-def select_words(widget: Widget, words: str, nth: int = 0) -> bool:
+def select_words(widget: Widget, words: str, nth: int = 0) -> int:
     """Select the nth place of ``words`` in what a widget draws, so that it is seen.
 
-    False when they are not there as such: Markdown may have taken signs out of their middle.
+    Returns:
+        In which of the widget's rows that is, about. Nothing is selected when the words are not
+        there as such: Markdown may have taken signs out of their middle.
     """
     drawn = widget.rows if isinstance(widget, RowsBlock) else widget.render()
     text = drawn.plain if isinstance(drawn, Content) else getattr(drawn, "text", "")
     places = [m.start() for m in re.finditer(re.escape(words), text, re.IGNORECASE)]
     if not places:
-        return False
+        return 0
     at = places[min(nth, len(places) - 1)]
     y = text.count("\n", 0, at)
     x = at - (text.rfind("\n", 0, at) + 1)
     selection = Selection(Offset(x, y), Offset(x + len(words), y))
     widget.screen.selections = {widget: selection}
-    return True
+    height = widget.content_size.height
+    return y if height == text.count("\n") + 1 else height * at // len(text)

@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterable
 from typing import Any
 
+from markdown_it.token import Token
 from textual import events, on
 from textual.app import ComposeResult
 from textual.content import Content
+from textual.geometry import Size
 from textual.message import Message
-from textual.widget import Widget
+from textual.widget import Widget, _RenderCache
 from textual.widgets import Label, Markdown
 from textual.widgets._markdown import MarkdownBlock, MarkdownFence
 
 from ..text import printable
 from .pieces import make_parser
-from .rows import BulletListBlock, OrderedListBlock, TableBlock
+from .rows import BulletListBlock, OrderedListBlock, TableBlock, take_apart
 
 MARKED_S = 1.5
 """How long a block of code stays marked after it was copied."""
 
+
+def count_rows(text: str, width: int) -> int:
+    """How many rows a text takes, about."""
+    return sum(1 + len(line) // width for line in text.split("\n"))
+
+
 _WEB_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+
+
+def forget_drawn(widget: Widget) -> None:
+    """Drop what a widget has kept of how it was laid out and drawn."""
+    widget._styles_cache.clear()
+    widget._layout_cache.clear()
+    widget._box_model_cache.clear()
+    widget._clear_arrangement_cache()
+    widget._render_cache = _RenderCache(Size(0, 0), [])
 
 
 class CodeBlock(MarkdownFence):
@@ -67,6 +85,7 @@ class AnswerMarkdown(Markdown):
         goes_on: whether its last block goes on in the next document.
     """
 
+    BLANK = True  # nothing of its own to draw, and a cheap way to draw that
     BLOCKS = Markdown.BLOCKS | {
         "bullet_list_open": BulletListBlock,
         "ordered_list_open": OrderedListBlock,
@@ -83,34 +102,67 @@ class AnswerMarkdown(Markdown):
         self.in_code = in_code
         self.goes_on = False
         self.rests = False
-        self.resting_height = 0
         self._kept = ""
+        self._parsed: list[MarkdownBlock] = []
+        self._heights: dict[int, int] = {}
+        """By width: the height it had when it was drawn, and guesses from that."""
         self._waking = asyncio.Lock()
 
     async def rest(self, height: int) -> None:
         """Give the blocks up; their place stays."""
         self._kept = self.source
+        self._heights = {self.size.width: height}
         self.rests = True
-        self.resting_height = height
+        # Everything drawn is kept in several places, and in circles: without this it would stay
+        # in memory, and be looked through, until the next full garbage collection.
+        for widget in self.walk_children(Widget):
+            forget_drawn(widget)
+        self._table_of_contents = None
         await self.remove_children()
+        forget_drawn(self)
+        assert not self._nodes.displayed  # asking for them forgets those that there were
 
     def sleep(self) -> None:
         """Rest from the beginning; the height is a guess until somebody comes near."""
         self._kept, self._initial_markdown = self._initial_markdown or "", ""
         self.rests = True
-        self.resting_height = 1 + sum(1 + len(line) // 80 for line in self._kept.split("\n"))
+
+    def resting_height(self, width: int) -> int:
+        """The rows it takes while it rests; in another width than it was drawn in, a guess."""
+        if (height := self._heights.get(width)) is None:
+            rows = count_rows(self._kept, max(1, width))
+            if self._heights:
+                known, height = next(iter(self._heights.items()))
+                rows = rows * height // count_rows(self._kept, max(1, known))
+            height = self._heights[width] = max(1, rows)
+        return height
 
     async def wake(self) -> None:
         """Draw the blocks again; once, also when two ask for it."""
         async with self._waking:
-            if self.rests:
+            if self.rests and self.is_attached:
                 await self.redraw(self._kept)
                 self.rests = False
                 self.refresh(layout=True)
 
+    async def grow(self, text: str) -> None:
+        """Draw more text at the end."""
+        self._parsed.clear()
+        await self.append(text)
+        for block in self._parsed:
+            if block.parent is None:
+                take_apart(block)
+        self._parsed.clear()
+
+    def _parse_markdown(self, tokens: Iterable[Token]) -> Iterable[MarkdownBlock]:
+        for block in super()._parse_markdown(tokens):
+            self._parsed.append(block)
+            yield block
+
     async def redraw(self, text: str | None = None) -> None:
         """Draw the whole text, or another one."""
         await self.update(self.source if text is None else text)
+        self._parsed.clear()
         self.close_gap()
 
     def on_mount(self) -> None:

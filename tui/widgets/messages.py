@@ -61,7 +61,7 @@ class UserMessage(MessageBlock, Static):
             count = self.text.count("\n") + 1
             words = f"▾ all {count:,} lines" if self.is_open else f"▸ {count:,} lines in all"
             lines.append(Content.styled(words, "dim"))
-        if footer := self.said.footer:
+        if footer := self.footer:
             lines.append(Content.styled(footer, "italic"))
         self.update(Content("\n").join(lines))
 
@@ -78,7 +78,7 @@ class UserMessage(MessageBlock, Static):
 
     def on_click(self, event: events.Click) -> None:
         """A click on the last line opens a long message; one that ends a selection does not."""
-        at_end = event.y >= self.size.height - 1 - bool(self.said.footer)
+        at_end = event.y >= self.size.height - 1 - bool(self.footer)
         if self.is_long and at_end and not self.screen.selections:
             self.action_fold()
 

@@ -12,11 +12,12 @@ import re
 from dataclasses import dataclass, replace
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
-SEAL_AT = 3_000
+SEAL_AT = 1_600
 """Characters from which on a document ends with its next block."""
-BREAK_AT = 2_400
+BREAK_AT = 2_000
 """Characters from which on a block is broken."""
 
 STRIDE = 400
@@ -27,7 +28,17 @@ _ITEM = re.compile(r" {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]")
 
 def make_parser() -> MarkdownIt:
     """GitHub's dialect; HTML stays visible text, and an image is shown as a link to it."""
-    return MarkdownIt("gfm-like", {"html": False}).disable("image")
+    parser = MarkdownIt("gfm-like", {"html": False}).disable("image")
+    parser.core.ruler.push("breaks", _keep_line_ends)
+    return parser
+
+
+def _keep_line_ends(state: StateCore) -> None:
+    """A line that a model ends is a line: poems and addresses are not run together."""
+    for block in state.tokens:
+        for token in block.children or ():
+            if token.type == "softbreak":
+                token.type = "hardbreak"
 
 
 @dataclass(frozen=True, slots=True)

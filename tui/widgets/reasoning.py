@@ -7,6 +7,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from ..text import printable
+from .said import say_tokens
 
 
 class ReasoningBlock(Static):
@@ -49,6 +50,6 @@ class ReasoningBlock(Static):
     def _draw(self) -> None:
         self.display = bool(self.text.strip())
         words = "thought for" if self._is_done else "thinking…"
-        head = f"{'▾' if self.is_open else '▸'} {words} {self._tokens:,} tokens"
+        head = f"{'▾' if self.is_open else '▸'} {words} {say_tokens(self._tokens)}"
         body = f"\n{printable(self.text).strip()}" if self.is_open else ""
         self.update(Content.styled(head + body, "dim"))

@@ -15,6 +15,7 @@ from textual.content import Content
 from textual.geometry import NULL_OFFSET, NULL_SPACING, Region, Size
 from textual.layout import ArrangeResult, DockArrangeResult, Layout, WidgetPlacement
 from textual.layouts.vertical import VerticalLayout
+from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -25,7 +26,7 @@ from .code import Code, find_code
 from .markdown import AnswerMarkdown, CodeBlock
 from .pieces import Cut, Cutter, split
 from .reasoning import ReasoningBlock
-from .said import ANSWER_BINDINGS, MessageBlock, Said
+from .said import ANSWER_BINDINGS, MessageBlock, Said, say_tokens
 
 
 def describe_end(summary: GenerationSummary, *, kept: bool) -> str:
@@ -33,14 +34,14 @@ def describe_end(summary: GenerationSummary, *, kept: bool) -> str:
     nothing = "no answer came of it" if summary.reasoning else "the model said nothing"
     reasons = {
         "stop": "" if summary.text else nothing,
-        "length": f"cut at {summary.generated_tokens:,} tokens",
+        "length": f"cut at {say_tokens(summary.generated_tokens)}",
         "context": "cut: the context is full (Ctrl+N starts a new chat)",
         "cancelled": "stopped" if kept else "stopped before the first word; not remembered",
     }
     parts = [reasons[summary.stop_reason]]
     if summary.generated_tokens and summary.decode_tok_per_s:
         if summary.stop_reason != "length":  # which names the count already
-            parts.append(f"{summary.generated_tokens:,} tokens")
+            parts.append(say_tokens(summary.generated_tokens))
         parts.append(f"{summary.decode_tok_per_s:,.0f} tok/s")
     return " · ".join(part for part in parts if part)
 
@@ -61,7 +62,8 @@ class Stack(Layout):
         for rests, group in groupby(children, lambda child: getattr(child, "rests", False)):
             if rests:
                 for child in group:
-                    region = Region(0, y, size.width, child.resting_height)  # type: ignore[attr-defined]
+                    height = child.resting_height(size.width)  # type: ignore[attr-defined]
+                    region = Region(0, y, size.width, height)
                     placements.append(WidgetPlacement(region, NULL_OFFSET, NULL_SPACING, child))
                     y = region.bottom
                 continue
@@ -97,6 +99,8 @@ class Response(MessageBlock, Vertical):
         self._coming = ""
         self._has_more = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+        self.is_coming = said is None
+        """Whether more may be appended."""
         if said is not None:
             self._load(said, asleep)
         else:
@@ -112,12 +116,22 @@ class Response(MessageBlock, Vertical):
         if said.reasoning:
             self._reasoning.append(said.reasoning, 0)
             self._reasoning.finish(said.reasoning_tokens)
-        self._show_footer()
+        self.display = bool(text or said.footer or said.reasoning or said.can_continue)
+
+    def on_mount(self) -> None:
+        if not self.is_coming:
+            self._show_footer()
 
     def compose(self) -> ComposeResult:
         yield self._reasoning
         yield from self.documents
         yield self._footer
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Nothing of its own, which is cheap to draw; but with the focus an edge."""
+        if self.has_focus:
+            return super().render_lines(crop)
+        return [Strip.blank(crop.width, self.visual_style.rich_style)] * crop.height
 
     @property
     def layout(self) -> Layout:
@@ -166,12 +180,12 @@ class Response(MessageBlock, Vertical):
         shown = document.source
         cut = self._cutter.look(shown + text)
         if cut is None:
-            await document.append(text)
+            await document.grow(text)
             return
         with self.app.batch_update():
             document.goes_on = cut.joined
             if cut.sealed.startswith(shown):
-                await document.append(cut.sealed[len(shown) :])
+                await document.grow(cut.sealed[len(shown) :])
                 document.close_gap()
             else:  # cut in what is drawn already
                 await document.redraw(cut.sealed)
@@ -190,7 +204,7 @@ class Response(MessageBlock, Vertical):
         self._reasoning.finish(summary.reasoning_tokens)
         await self._settle(shown == said.text)
 
-    async def break_off(self, note: str = "broken off; not remembered") -> None:
+    async def break_off(self, note: str = "broken off") -> None:
         """The answer failed; what came of it stays readable."""
         self.said.note = note if self.text else ""
         self._reasoning.finish()
@@ -212,12 +226,13 @@ class Response(MessageBlock, Vertical):
                 await self._grow(self._coming)
             await self.documents[-1].redraw()
         self._coming = ""
+        self.is_coming = False
         for document in self.documents:
             document.display = bool(self.text)
         self._show_footer()
 
     def _show_footer(self) -> None:
-        self._footer.update(Content(footer := self.said.footer))
+        self._footer.update(Content(footer := self.footer))
         self._footer.display = bool(footer)
         self.display = bool(self.text or footer or self.said.reasoning)
 
@@ -230,11 +245,6 @@ class Response(MessageBlock, Vertical):
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
-
-    @property
-    def is_coming(self) -> bool:
-        """Whether more may be appended."""
-        return self._writer is not None
 
     # ---------------------------------------------------------------- reading and copying
 

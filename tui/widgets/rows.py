@@ -161,6 +161,18 @@ def _relocated(strip: Strip, x: int, y: int) -> Strip:
     return Strip(segments, strip.cell_length)
 
 
+def take_apart(block: MarkdownBlock) -> None:
+    """Free a block that was parsed and will never be mounted.
+
+    Widgets refer to themselves in circles, and a fast model makes thousands of blocks that live
+    only until they are compared with what is there: finding those takes the garbage collector
+    longer than an update may take.
+    """
+    for inner in block._blocks:
+        take_apart(inner)
+    vars(block).clear()
+
+
 class RowsBlock(_Block):
     """A block of Markdown that is drawn as rows instead of being composed of widgets."""
 
@@ -174,6 +186,8 @@ class RowsBlock(_Block):
         """Draw the blocks that the parser put into this one; says whether that is possible."""
         if self.rows is None and (rows := self.make_rows()) is not None:
             self.rows = rows
+            for block in self._blocks:
+                take_apart(block)
             self._blocks.clear()
             self.update(rows)
         return self.rows is not None

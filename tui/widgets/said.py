@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widget import Widget
@@ -13,12 +14,18 @@ from textual.widget import Widget
 from mobilellm_mlx.chat.records import StoredMessage
 
 from ..messages import Problem
+from .word import name_key
 
 Action = Literal["edit", "retry", "continue", "pin", "delete", "older", "newer"]
 """What only the chat can do to a message."""
 
-ENDS = {"partial": "broken off", "stopped": "stopped", "failed": "failed", "complete": ""}
+ENDS = {"partial": "broken off", "stopped": "stopped", "failed": "broken off", "complete": ""}
 """How an answer ended, in words; a new answer says it more exactly."""
+
+
+def say_tokens(count: int) -> str:
+    """So many tokens, in words."""
+    return f"{count:,} token{'' if count == 1 else 's'}"
 
 
 @dataclass(slots=True)
@@ -69,18 +76,17 @@ class Said:
         if is_answer:
             tokens = sum(len(one.tokens) for one in message.made)
             rate = f"{made.decode_tok_per_s:,.0f} tok/s" if made and made.decode_tok_per_s else ""
-            count = f"{tokens:,} tokens" if tokens else ""
+            count = say_tokens(tokens) if tokens else ""
             said.note = " · ".join(part for part in (ENDS[message.status], count, rate) if part)
         return said
 
     @property
     def footer(self) -> str:
-        """The line below it."""
+        """The line below it, but for what keys can do."""
         parts = [
             f"version {self.branch[0]} of {self.branch[1]}" if self.branch else "",
             "pinned" if self.pinned else "",
             self.note,
-            "c continues" if self.can_continue and self.message_id else "",
         ]
         return " · ".join(part for part in parts if part)
 
@@ -129,6 +135,12 @@ ANSWER_BINDINGS: list[BindingType] = [
     _key("c", "ask('continue')", "Continue", "continue", "Go on where it stopped"),
 ]
 
+
+def continue_key(app: App[Any]) -> str:
+    """The key that continues an answer; the person may have chosen another one."""
+    return name_key(app._keymap.get("message.continue", "c").split(",")[0].strip())
+
+
 # Style sheets find a widget by its first base class, so what is shared must not be a widget.
 if TYPE_CHECKING:
     _Widget = Widget
@@ -161,6 +173,15 @@ class MessageBlock(_Widget):
     def redraw(self) -> None:
         """Show what has changed in ``said``."""
         raise NotImplementedError
+
+    @property
+    def footer(self) -> str:
+        """The line below it."""
+        footer = self.said.footer
+        if self.said.can_continue and self.said.message_id:
+            hint = f"{continue_key(self.app)} continues"
+            return f"{footer} · {hint}" if footer else hint
+        return footer
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """No key without an effect."""

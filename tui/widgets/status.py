@@ -17,6 +17,8 @@ from ..text import Segment, fit, format_seconds, meter
 Phase = Literal["loading", "failed", "idle", "recalling", "reading", "answering", "stopping"]
 WARN_AT = 0.8
 METER_WIDTH = 6
+WORTH_A_RATE = 16
+"""Tokens that must have been read before their rate says anything."""
 
 SHORT_DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 
@@ -42,6 +44,8 @@ class State:
     """What happens when the context fills, in a word or two."""
     beside: str = ""
     """A job that goes on beside the chat, such as a model that is being fetched."""
+    manner: str = ""
+    """The system prompt in force, by its name."""
     unsaved: bool = False
     """Whether chats are forgotten when the program ends."""
 
@@ -114,9 +118,10 @@ def _figures(state: State) -> list[Segment]:
     if summary is None or state.phase == "reading":
         return []
     figures = []
+    read = summary.prompt_tokens - summary.cached_tokens
     if summary.generated_tokens:
         figures.append(_optional(5, ("ttft ", "dim"), format_seconds(summary.ttft_s)))
-    if summary.prefill_tok_per_s:
+    if summary.prefill_tok_per_s and read >= WORTH_A_RATE:
         figures.append(_rate(4, "prefill ", "pre ", f"{summary.prefill_tok_per_s:,.0f}"))
     if summary.decode_tok_per_s:
         figures.append(_rate(7, "decode ", "dec ", f"{summary.decode_tok_per_s:,.0f} tok/s"))
@@ -134,6 +139,8 @@ def status_line(state: State, width: int) -> Content:
     left, right = [_activity(state)], _figures(state)
     if (info := state.info) is not None:
         left.append(_optional(6, info.model))
+        if state.manner:
+            left.append(_optional(4, ("as ", "dim"), state.manner))
         if state.unsaved:
             left.append(_optional(5, ("not saved", "italic")))
         dtype = SHORT_DTYPES.get(info.dtype, info.dtype)

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from textual import events, on
-from textual.containers import VerticalScroll
-from textual.geometry import Region, Size
-from textual.layout import DockArrangeResult
 from textual.widget import Widget
-from textual.widgets import Static
 
 from mobilellm_mlx.chat.records import StoredMessage
 
@@ -23,70 +19,36 @@ from .markdown import CodeBlock
 from .messages import ProblemBlock, UserMessage
 from .reasoning import ReasoningBlock
 from .response import Response
-from .said import CopyWanted, MessageBlock, Said
+from .said import CopyWanted, MessageBlock, Said, continue_key
 from .welcome import Welcome
+from .window import SCREENS_AHEAD, STEP, Window
 
-SCREENS_KEPT = 2
-"""How far from the window, in heights of it, blocks are given up."""
-SCREENS_AHEAD = 1
-"""How far from the window blocks are drawn before anyone sees them."""
-STEP = 2
-"""Messages that are mounted or given up at a time: a turn, so that no step is felt."""
-
-TIDY_EVERY_S = 0.3
-"""How often something is given up while an answer comes: never twice within one update."""
-
-Block = UserMessage | Response | ProblemBlock
+LOOKS = 20
+"""How often it is tried to go to what has not been laid out yet."""
 
 
-class Earlier(Static):
-    """Says how many messages are above; a click fetches some."""
-
-    def __init__(self) -> None:
-        super().__init__(markup=False)
-
-    def show_count(self, count: int) -> None:
-        """Say it."""
-        self.update(f"▴ {count:,} earlier message{'' if count == 1 else 's'}")
-
-
-class Divider(Static):
-    """Where the part that the model still sees begins."""
-
-    def __init__(self) -> None:
-        super().__init__("above: no longer seen by the model", markup=False)
-
-
-def make_block(said: Said, *, asleep: bool = False) -> Block:
-    """The widget that shows a message."""
-    if said.problem is not None:
-        return ProblemBlock(said.problem, classes=said.classes or None)
-    if said.role == "user":
-        return UserMessage(said=said)
-    return Response(said, asleep=asleep)
-
-
-class Transcript(VerticalScroll, can_focus=False):
+class Transcript(Window):
     """Messages in the order they belong; follows its end unless the person scrolled up.
 
-    All messages are here as data. Those around the window are widgets: what scrolls out of it far
-    enough is given up at the beginning and fetched again when it is wanted, and the parts of a
-    long answer rest (see ``AnswerMarkdown``). So a chat costs what can be seen of it.
-
-    What can be seen keeps its place when something above it grows, shrinks, comes or goes.
+    What is drawn of them, and where, is the window's business.
     """
 
     def __init__(self, *children: Widget, id: str | None = None) -> None:
         super().__init__(*children, id=id)
-        self._earlier: list[Said] = []
-        self._regions: dict[Widget, Region] = {}
-        self._arranged: DockArrangeResult | None = None
-        self._held: tuple[Widget, Widget | None, int] | None = None
-        self._is_tidying = False
         self._cycle = CodeCycle()
+        self._continue_key = ""
 
     def on_mount(self) -> None:
-        self.anchor()
+        super().on_mount()
+        self.screen.bindings_updated_signal.subscribe(self, lambda _: self._name_keys())
+
+    def _name_keys(self) -> None:
+        """The lines below the answers name a key, and the person may have changed it."""
+        if (key := continue_key(self.app)) != self._continue_key:
+            self._continue_key = key
+            for block in self.blocks:
+                if block.said.can_continue and isinstance(block, MessageBlock):
+                    block.redraw()
 
     # ---------------------------------------------------------------- what is shown
 
@@ -151,8 +113,9 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def clear(self, keep: Collection[Widget] = ()) -> None:
         """Back to the empty state, or to the blocks in ``keep``."""
-        self._earlier = []
-        self._held = None
+        self._earlier, self._left_out = [], []
+        self._held = self._aim = None
+        self._is_leaping = False
         for welcome in self.query(Welcome):
             welcome.display = not keep
         old = [c for c in self.children if not isinstance(c, Welcome) and c not in keep]
@@ -163,7 +126,7 @@ class Transcript(VerticalScroll, can_focus=False):
         """Say which messages the model is no longer shown."""
         for said in self.said:
             said.dropped = said.message_id in ids
-        await self._draw_edges()
+        self._draw_edges()
 
     def change(
         self,
@@ -181,16 +144,6 @@ class Transcript(VerticalScroll, can_focus=False):
                 said.can_continue = said.can_continue if can_continue is None else can_continue
         if (block := self.block_of(message_id)) is not None:
             block.redraw()
-
-    @property
-    def blocks(self) -> list[Block]:
-        """The messages that are widgets now, in order."""
-        return [child for child in self.children if isinstance(child, Block)]
-
-    @property
-    def said(self) -> list[Said]:
-        """All messages, in order."""
-        return [*self._earlier, *(block.said for block in self.blocks)]
 
     def block_of(self, message_id: str) -> UserMessage | Response | None:
         """The widget of a message, when it has one now."""
@@ -210,161 +163,6 @@ class Transcript(VerticalScroll, can_focus=False):
         return next(
             (block for block in reversed(self.query(ReasoningBlock)) if block.display), None
         )
-
-    # ---------------------------------------------------------------- the window
-
-    @property
-    def follows_end(self) -> bool:
-        """Whether new text is scrolled to."""
-        return self._anchored and not self._anchor_released
-
-    def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
-        """Take note of where everything is, and keep in its place what can be seen.
-
-        It must happen here: the new positions are known and nothing is drawn yet. Textual moves to
-        the end of what is anchored in the same place and in the same way.
-        """
-        result = super().arrange(size, optimal)
-        if not optimal and result is not self._arranged:
-            self._arranged = result
-            self._regions = {place.widget: place.region for place in result.placements}
-            self._keep_place()
-            self._tidy_soon()
-        return result
-
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        super().watch_scroll_y(old_value, new_value)
-        self._hold()
-        self._tidy_soon()
-
-    def _keep_place(self) -> None:
-        if self._held is not None and not self.follows_end:
-            block, part, before = self._held
-            moved = self._y_of(block, part)
-            if moved is not None and moved != before:
-                y = max(0, self.scroll_y + moved - before)
-                self.set_reactive(Widget.scroll_y, y)
-                self.set_reactive(Widget.scroll_target_y, y)
-        self._hold()
-
-    def _y_of(self, block: Widget, part: Widget | None) -> int | None:
-        if (region := self._regions.get(block)) is None:
-            return None
-        if part is None:
-            return region.y
-        inside = block.parts.get(part) if isinstance(block, Response) else None
-        return None if inside is None else region.y + inside.y
-
-    def _hold(self) -> None:
-        """Note what stands at the upper edge of the window, and where."""
-        self._held = None
-        top = self.scroll_y
-        for block, region in self._regions.items():
-            if region.bottom <= top or not isinstance(block, Block) or not block.is_attached:
-                continue
-            parts = block.parts if isinstance(block, Response) else {}
-            for part, inside in parts.items():
-                if region.y + inside.bottom > top:
-                    self._held = (block, part, region.y + inside.y)
-                    return
-            self._held = (block, None, region.y)
-            return
-
-    def _tidy_soon(self) -> None:
-        if not self._is_tidying and self.is_mounted:
-            self._is_tidying = True
-            # What is scrolled to must be drawn at once; at the end there is time between updates.
-            if self.follows_end:
-                self.set_timer(TIDY_EVERY_S, self._tidy)
-            else:
-                self.call_later(self._tidy)
-
-    async def _tidy(self) -> None:
-        """One small step towards drawing what is near the window and nothing else."""
-        self._is_tidying = False
-        if (height := self.size.height) == 0:
-            return
-        top, bottom = self.scroll_y, self.scroll_y + height
-        near = (top - SCREENS_AHEAD * height, bottom + SCREENS_AHEAD * height)
-        far = (top - SCREENS_KEPT * height, bottom + SCREENS_KEPT * height)
-        if self.follows_end:
-            gone = [b for b in self.blocks[:-STEP] if self._is_above(b, far[0])][:STEP]
-            if len(gone) == STEP:
-                await self._give_up(gone)
-                self._tidy_soon()
-                return
-        if await self._tidy_parts(near, far):
-            self._tidy_soon()
-        elif self._earlier and top < SCREENS_AHEAD * height and not self.follows_end:
-            await self._fetch(STEP)
-
-    async def _tidy_parts(self, near: tuple[float, float], far: tuple[float, float]) -> bool:
-        """Wake a part that comes near, or lay to rest one that is far; says whether it did."""
-        for block, region in list(self._regions.items()):
-            if not isinstance(block, Response) or not block.is_attached:
-                continue
-            for part in block.documents:
-                if (inside := block.parts.get(part)) is None:
-                    continue
-                y, bottom = region.y + inside.y, region.y + inside.bottom
-                if part.rests and bottom > near[0] and y < near[1]:
-                    await part.wake()
-                    return True
-                is_far = bottom < far[0] or y > far[1]
-                is_growing = block.is_coming and part is block.documents[-1]
-                if is_far and not part.rests and not is_growing:
-                    await part.rest(inside.height)
-                    return True
-        return False
-
-    def _is_above(self, block: Block, edge: float) -> bool:
-        region = self._regions.get(block)
-        return region is not None and region.bottom < edge and not block.has_focus
-
-    async def _give_up(self, blocks: Sequence[Block]) -> None:
-        """Keep messages at the beginning as data only."""
-        self._earlier += [block.said for block in blocks]
-        with self.app.batch_update():
-            await self.remove_children(blocks)
-            await self._draw_edges()
-
-    async def _fetch(self, count: int, *, asleep: bool = False) -> None:
-        """Make widgets of the last of the earlier messages."""
-        first = max(0, len(self._earlier) - count)
-        fetched = [make_block(said, asleep=asleep) for said in self._earlier[first:]]
-        del self._earlier[first:]
-        blocks = self.blocks
-        with self.app.batch_update():
-            await self.mount_all(fetched, before=blocks[0] if blocks else None)
-            await self._draw_edges()
-
-    async def _draw_edges(self) -> None:
-        """The line about what is above, and the one below what the model does not see."""
-        blocks = self.blocks
-        earlier, divider = self.query(Earlier), self.query(Divider)
-        if not self._earlier or not blocks:
-            await earlier.remove()
-        else:
-            if not earlier:
-                await self.mount(Earlier(), before=blocks[0])
-            self.query_one(Earlier).show_count(len(self._earlier))
-        before = self._earlier[-1].dropped if self._earlier else False
-        await divider.remove()
-        for block in blocks:
-            if before and not block.said.dropped:
-                await self.mount(Divider(), before=block)
-                return
-            before = block.said.dropped
-
-    def _rows_of(self, said: Said) -> int:
-        width = max(20, min(100, self.size.width))
-        return 2 + sum(1 + len(line) // width for line in said.text.split("\n"))
-
-    @on(events.Click, "Earlier")
-    async def fetch_earlier(self) -> None:
-        """More of what is above, also when all of it fits into the window."""
-        self.release_anchor()
-        await self._fetch(4 * STEP)
 
     # ---------------------------------------------------------------- copying
 
@@ -412,31 +210,46 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def reveal(self, found: Found) -> None:
         """Bring a place into view and select the words there."""
-        if found.said in self._earlier:
-            self.release_anchor()
-            at = next(n for n, said in enumerate(self._earlier) if said is found.said)
-            await self._fetch(len(self._earlier) - at, asleep=True)
-        block = next((b for b in self.blocks if b.said is found.said), None)
+        self._is_leaping = True
+        self.anchor(False)  # not to be drawn to the end while everything is being rearranged
+        block = await self._bring(found.said)
         if block is None:
+            self._land()
             return
         target: Widget = block
-        nth = 0
+        part, nth = None, 0
         if isinstance(block, Response):
             target, text = await block.draw_place(found.start)
+            part = block.document_at(found.start)
             nth = text.lower().count(found.query.lower())
         elif isinstance(block, UserMessage):
             block.is_open = True
             nth = printable(block.text)[: found.start].lower().count(found.query.lower())
-        self.call_after_refresh(self._go_to, block, target, found.query, nth)
+        self._aim = (block, part)
+        self.call_after_refresh(self._go_to, target, found.query, nth, LOOKS)
 
-    def _go_to(self, block: Widget, target: Widget, words: str, nth: int) -> None:
-        """Bring a widget into view that has just been laid out, by way of its message."""
+    def _go_to(self, target: Widget, words: str, nth: int, looks: int) -> None:
+        """Bring the words into view, as soon as what draws them has its place."""
         if not target.is_attached:
+            self._land()
             return
-        if (y := self._y_of(block, None)) is not None:
-            self.scroll_to(y=y, animate=False)
-        select_words(target, words, nth)
-        self.call_after_refresh(self.scroll_to_widget, target, animate=False, center=True)
+        if looks and not target.size:
+            self.call_after_refresh(self._go_to, target, words, nth, looks - 1)
+            return
+        y = select_words(target, words, nth) + target.gutter.top
+        for widget in target.ancestors_with_self:
+            if widget is self or not isinstance(widget, Widget):
+                break
+            y += widget.virtual_region.y
+        self.scroll_to(y=max(0, y - self.size.height // 3), animate=False, immediate=True)
+        self._land()
+
+    def _land(self) -> None:
+        """From here on the end is followed only if this is the end."""
+        self._is_leaping = False
+        self._anchored = True
+        self._anchor_released = self.scroll_y < self.max_scroll_y
+        self._tidy_soon()
 
     # ---------------------------------------------------------------- the row of actions
 
@@ -458,11 +271,14 @@ class Transcript(VerticalScroll, can_focus=False):
     async def follow_focus(self, event: events.DescendantFocus) -> None:
         if isinstance(event.widget, MessageBlock):
             await self.show_actions(event.widget)
-            self.scroll_to_widget(event.widget, animate=False)
+            for row in self.query(Actions):  # at its end, where the answer to a key can be read
+                self.scroll_to_widget(row, animate=False)
 
     @on(events.DescendantBlur)
     async def let_focus_go(self) -> None:
-        await self.hide_actions()
+        # The message that has the focus now was told first, and shows its row already.
+        if not isinstance(self.screen.focused, MessageBlock):
+            await self.hide_actions()
 
     async def show_actions(self, block: MessageBlock) -> None:
         """Put the row below a message, where an empty line was."""

@@ -14,6 +14,7 @@ from ..text import format_count
 
 HOME = "Lives on this machine: what you type stays here."
 CAUTION = "Small means quick, and often wrong. Check what matters."
+KEYS = "Enter sends · / commands · Shift+Tab messages · F1 all keys"
 ROWS = (
     ("good for", "short questions, rewriting, a first draft"),
     ("not for", "facts you cannot check, sums, long reasoning"),
@@ -39,7 +40,7 @@ class Welcome(Vertical):
                 ),
                 classes="rows",
             )
-            yield Static("Enter sends · Ctrl+J new line · Esc stops · F1 all keys", classes="keys")
+            yield Static(KEYS, classes="keys")
 
     def on_mount(self) -> None:
         self._facts.update(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from mobilellm_mlx.chat.exchange.codec import decode, encode
@@ -81,7 +82,10 @@ def from_json(data: bytes) -> list[WholeChat]:
 
 
 def renew(whole: WholeChat) -> WholeChat:
-    """The same chat under new ids throughout, so that it cannot meet one that is there already."""
+    """The same chat under new ids throughout, so that it cannot meet one that is there already.
+
+    It is nobody's deleted chat, and where it does not say which branch is shown, the newest is.
+    """
     chat_id = make_id()
     fresh = sorted(make_id() for _ in whole.messages)
     ids: dict[str, str] = {m.id: new for m, new in zip(whole.messages, fresh, strict=True)}
@@ -98,9 +102,14 @@ def renew(whole: WholeChat) -> WholeChat:
         )
         for message in whole.messages
     ]
-    leaf_id = ids.get(whole.chat.leaf_id or "")
+    newest = [m.id for m in sorted(whole.messages, key=_said_at) if not m.deleted][-1:]
+    leaf_id = ids.get(whole.chat.leaf_id or "".join(newest))
     chat = replace(whole.chat, id=chat_id, leaf_id=leaf_id, deleted_at=None)
     return WholeChat(chat, messages)
+
+
+def _said_at(message: StoredMessage) -> datetime:
+    return message.created_at
 
 
 def _parse(data: bytes) -> Any:

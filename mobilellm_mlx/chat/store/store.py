@@ -63,7 +63,17 @@ class Store:
 
     def add_chat(self, chat: ChatRecord) -> None:
         """Keep a new chat; one with the same id is replaced, its messages stay."""
-        self._database.write(lambda connection: _upsert(connection, "chats", chat_row(chat)))
+        self.add(chat, ())
+
+    def add(self, chat: ChatRecord, messages: Sequence[StoredMessage]) -> None:
+        """Keep a chat and messages of it, all or nothing: ``add_chat`` and ``save`` in one."""
+
+        def keep(connection: sqlite3.Connection) -> None:
+            _upsert(connection, "chats", chat_row(chat))
+            for message in messages:
+                _save_message(connection, message)
+
+        self._database.write(keep)
 
     def chat(self, chat_id: str) -> ChatRecord | None:
         """The chat, also if it is deleted; None if there is none."""
