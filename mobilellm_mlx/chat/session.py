@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mobilellm_mlx.chat import tree
-from mobilellm_mlx.chat.context import ContextPolicy, Shown, choose, conversation, whole_turns
+from mobilellm_mlx.chat.context import ContextPolicy, Shown, choose, conversation
 from mobilellm_mlx.chat.keeper import AnswerWriter, Keeper
+from mobilellm_mlx.chat.making import describe, make_again
 from mobilellm_mlx.chat.records import (
     AnswerStatus,
     ChatRecord,
@@ -208,26 +209,7 @@ class Session:
         Raises:
             InvalidInput: when it is not known how the answer was made.
         """
-        answer = self.find(message_id)
-        if not answer.made or not all(s.tokens for s in answer.made) or answer.parent_id is None:
-            raise InvalidInput("it is not known how this message was made")
-        if self._engine.info is None:
-            for _ in self._engine.load():
-                pass
-        above = self.above(message_id)
-        begun: list[int] = []
-        for stretch in answer.made:
-            shown = [m for m in whole_turns(above) if m.id not in stretch.left_out]
-            # As many as there were: the person who stopped it is not there to do it again.
-            options = replace(
-                GenerationOptions(**_from_json(stretch.options)), max_tokens=len(stretch.tokens)
-            )
-            asked = conversation(shown, stretch.instructions)
-            start = tuple(begun) if stretch.begun_text is None else stretch.begun_text
-            for event in self._engine.chat(asked, options, cancel, start):
-                if isinstance(event, GenerationSummary):
-                    yield event
-            begun += stretch.tokens
+        yield from make_again(self._engine, self.above(message_id), self.find(message_id), cancel)
 
     def _ask(
         self, text: str, parent_id: str | None, cancel: threading.Event | None
@@ -298,7 +280,17 @@ class Session:
             status = "partial"
             raise
         finally:
-            self._settle(answer, writer, status, self._made(summary, shown, begun))
+            made = None
+            if summary is not None and (info := self._engine.info) is not None:
+                made = describe(
+                    info,
+                    summary,
+                    instructions=self.instructions,
+                    adapter=self.adapter,
+                    left_out=shown.left_out,
+                    begun=begun,
+                )
+            self._settle(answer, writer, status, made)
         if notice := self._keeper.notice():
             yield notice
         yield summary
@@ -342,39 +334,6 @@ class Session:
         size += len((self.instructions or "").encode()) + more
         short = size <= self.policy.threshold * limit / 2
         return (lambda _: size) if short else count
-
-    def _made(
-        self, summary: GenerationSummary | None, shown: Shown, begun: str | Sequence[int]
-    ) -> Generation | None:
-        info = self._engine.info
-        if summary is None or info is None:
-            return None
-        return Generation(
-            model=info.model,
-            model_path=info.path,
-            fingerprint=info.fingerprint,
-            bits=info.bits,
-            compute=info.compute,
-            dtype=info.dtype,
-            backend=info.backend,
-            adapter=self.adapter,
-            instructions=self.instructions,
-            options=dict(summary.options),
-            left_out=shown.left_out,
-            begun_text=begun if isinstance(begun, str) and begun else None,
-            tokens=tuple(summary.tokens),
-            stop_reason=summary.stop_reason,
-            prompt_tokens=summary.prompt_tokens,
-            cached_tokens=summary.cached_tokens,
-            reasoning_tokens=summary.reasoning_tokens,
-            ttft_s=summary.ttft_s,
-            prefill_tok_per_s=summary.prefill_tok_per_s,
-            decode_tok_per_s=summary.decode_tok_per_s,
-            context_used=summary.context_used,
-            context_limit=summary.context_limit,
-            memory_bytes=summary.memory_bytes,
-            peak_memory_bytes=summary.peak_memory_bytes,
-        )
 
     def _settle(
         self,
@@ -580,7 +539,3 @@ def _begun(answer: StoredMessage) -> str | tuple[int, ...]:
     if known and answer.made:
         return tuple(token for stretch in answer.made for token in stretch.tokens)
     return answer.content
-
-
-def _from_json(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {**options, "stop": tuple(options.get("stop", ()))}

@@ -191,7 +191,7 @@ class ChatScreen(TurnScreen):
         """To the newest message; what can be done with it is shown below it."""
         blocks = [block for block in self.transcript.blocks if isinstance(block, MessageBlock)]
         if blocks:
-            blocks[-1].focus()
+            blocks[-1].focus(scroll_visible=False)
 
     def action_search(self) -> None:
         """Resume a chat, or search them all."""
@@ -294,7 +294,7 @@ class ChatScreen(TurnScreen):
             self.session.show(message_id)
             await self.draw_chat()
             if (block := self.transcript.block_of(message_id)) is not None:
-                block.focus()  # the next version is one more press away
+                block.focus(scroll_visible=False)  # the next version is one more press away
             self.desk.refresh()
 
     # ---------------------------------------------------------------- messages

@@ -8,6 +8,7 @@ from textual.widgets import Static
 
 from .response import Response
 from .said import MessageBlock
+from .word import name_key
 
 GAP = "   "
 
@@ -15,8 +16,8 @@ GAP = "   "
 class Actions(Static):
     """One quiet row for the message that has the mouse or the focus.
 
-    It stands where the empty line below that message was, so that nothing moves. The keys do the
-    same; they are in the list of keys, because a person may have changed them.
+    It stands where the empty line below that message was, so that nothing moves. While the message
+    has the focus, the keys that do the same are written in front.
     """
 
     def __init__(self, block: MessageBlock) -> None:
@@ -28,8 +29,23 @@ class Actions(Static):
 
     def redraw(self) -> None:
         """Show what can be done to the message now."""
-        words = [_word(label, name) for label, name in self._choices()]
+        keys = self._keys()
+        words = [
+            Content.assemble((f"{keys[name]} ", "bold"), _word(label, name))
+            if name in keys
+            else _word(label, name)
+            for label, name in self._choices()
+        ]
         self.update(Content(GAP).join(words))
+
+    def _keys(self) -> dict[str, str]:
+        """The keys of the actions, as they are set, while they work."""
+        keys: dict[str, str] = {}
+        for key, active in self.screen.active_bindings.items():
+            if active.node is self.block and active.enabled:
+                name = active.binding.action.removeprefix("ask('").removesuffix("')")
+                keys.setdefault(name, name_key(key))
+        return keys
 
     def _choices(self) -> list[tuple[str, str]]:
         block, said = self.block, self.block.said
@@ -47,8 +63,8 @@ class Actions(Static):
                 choices.append((label, name))
         if said.branch is not None:
             which, count = said.branch
-            choices += [("‹", "older")] * (which > 1) + [(f"{which}/{count}", "")]
-            choices += [("›", "newer")] * (which < count)
+            choices += [("older", "older")] * (which > 1) + [(f"{which}/{count}", "")]
+            choices += [("newer", "newer")] * (which < count)
         return choices
 
     def action_do(self, name: str) -> None:

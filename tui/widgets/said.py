@@ -224,7 +224,7 @@ class MessageBlock(_Widget):
         if at >= len(blocks):
             self.action_leave()
         elif at >= 0:
-            blocks[at].focus()
+            blocks[at].focus(scroll_visible=False)
 
     def action_leave(self) -> None:
         """Back to where one writes."""

@@ -271,8 +271,8 @@ class Transcript(Window):
     async def follow_focus(self, event: events.DescendantFocus) -> None:
         if isinstance(event.widget, MessageBlock):
             await self.show_actions(event.widget)
-            for row in self.query(Actions):  # at its end, where the answer to a key can be read
-                self.scroll_to_widget(row, animate=False)
+            for row in self.query(Actions):  # its end: that is where the row is, once it is drawn
+                self.call_after_refresh(self.scroll_to_widget, row, animate=False)
 
     @on(events.DescendantBlur)
     async def let_focus_go(self) -> None:
