@@ -184,9 +184,13 @@ class MobileLLMApp(App[None]):
             self.push_screen(HelpScreen(self.screen, more))
 
     async def action_help_quit(self) -> None:  # type: ignore[override]
-        """Ctrl+C when nothing is selected: stop the answer; twice, leave."""
+        """Ctrl+C when nothing is selected: stop the answer, empty the prompt, or twice, leave."""
+        prompt = self.chat.prompt
         if self.chat.is_answering:
             await self.chat.action_stop()
+        elif self.screen is self.chat and prompt.text.strip():
+            prompt.put_away()
+            self.notify("Up brings it back", timeout=2)
         else:
             now = time.monotonic()
             if now - self._asked_to_quit < QUIT_WITHIN_S:

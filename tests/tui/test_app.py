@@ -147,6 +147,17 @@ async def test_ctrl_c_stops_an_answer_and_otherwise_says_how_to_quit(open_chat, 
         assert "stopped" in chat.text()
 
 
+async def test_ctrl_c_empties_the_prompt_and_up_brings_it_back(open_chat, staged):
+    async with open_chat(staged()) as chat:
+        await chat.idle()
+        await chat.write("half a thought")
+        await chat.press("ctrl+c")
+        assert chat.prompt.text == ""
+        await chat.press("up")
+        assert chat.prompt.text == "half a thought"
+        assert chat.app.is_running
+
+
 async def test_ctrl_c_twice_leaves(open_chat, staged):
     async with open_chat(staged()) as chat:
         await chat.idle()

@@ -229,13 +229,17 @@ async def test_a_system_prompt_has_several_lines() -> None:
         await house.go_to("chat.instructions")
         await house.press("enter")
         await house.until(lambda: isinstance(house.app.screen, TextScreen))
-        await house.press("a", "enter", "b", "escape")
+        await house.press("a", "enter", "b", "ctrl+s")
         await house.until(lambda: house.app.changes)
         assert kept() == {"chat.instructions": "a\nb"}
         assert "a … 2 lines" in house.text()
         await house.press("enter")
         await house.until(lambda: isinstance(house.app.screen, TextScreen))
-        await house.press("x", "ctrl+g")
+        await house.press("x", "escape")
+        await house.until(lambda: "Esc once more drops it" in house.text())
+        await house.press("y", "escape")  # whoever goes on writing is asked again
+        await house.until(lambda: "Esc once more drops it" in house.text())
+        await house.press("escape")
         await house.until(lambda: house.app.screen is house.screen)
         assert kept() == {"chat.instructions": "a\nb"}
 
@@ -247,10 +251,10 @@ async def test_a_text_too_long_is_explained_and_stays() -> None:
         await house.press("enter")
         await house.until(lambda: isinstance(house.app.screen, TextScreen))
         house.app.screen.query_one(TextArea).load_text("x" * 40_000)
-        await house.press("escape")
+        await house.press("ctrl+s")
         await house.until(lambda: "at most 32,000 characters" in house.words)
         house.app.screen.query_one(TextArea).load_text("[b]x[/]\x1b[31m")
-        await house.press("escape")
+        await house.press("ctrl+s")
         await house.until(lambda: house.app.changes)
         assert kept() == {"chat.instructions": "[b]x[/][31m"}
         assert "[b]x[/][31m" in house.text()
@@ -264,7 +268,7 @@ async def test_a_preset_is_written_used_renamed_and_deleted() -> None:
         await house.press("enter")
         await house.until(lambda: isinstance(house.app.screen, TextScreen))
         assert "To [French]" in house.text()
-        await house.press("T", "escape")
+        await house.press("T", "ctrl+s")
         await house.until(lambda: kept() == {"presets.To [French]": "T"})
         await house.until(lambda: house.screen._row is not None)
         assert house.focused.line.title == "To [French]"

@@ -225,6 +225,11 @@ class Prompt(TextArea):
         """The cursor's row as drawn, soft wraps counted."""
         return self.wrapped_document.location_to_offset(self.cursor_location).y
 
+    def put_away(self) -> None:
+        """Empty the prompt; Up brings back what stood there."""
+        self._history.add(self.text)
+        self.load_text("")
+
     def put_back(self, text: str) -> None:
         """Give a text back that was not sent, in front of what has been written since."""
         draft = self.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from textual import events
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -30,14 +30,21 @@ class TextScreen(ModalScreen[str | None]):
     CSS_PATH = "settings.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "escape,ctrl+s",
+            "ctrl+s",
             "keep",
             "Keep",
             id="text.keep",
-            priority=True,  # the text area has a use of its own for Escape
+            priority=True,
             tooltip="Keep the text and close",
         ),
-        Binding("ctrl+g", "discard", "Discard", id="text.discard", tooltip="Leave it as it was"),
+        Binding(
+            "escape",
+            "discard",
+            "Discard",
+            id="text.discard",
+            priority=True,  # the text area has a use of its own for Escape
+            tooltip="Leave it as it was; asks for a second press when something was written",
+        ),
     ]
 
     def __init__(self, title: str, text: str, check: Callable[[str], object]) -> None:
@@ -45,17 +52,18 @@ class TextScreen(ModalScreen[str | None]):
         self._title = title
         self._text = text
         self._check = check
+        self._is_warned = False
 
     def compose(self) -> ComposeResult:
         with Vertical(id="text") as box:
             box.border_title = Content(printable(self._title))
-            box.border_subtitle = "Esc keeps · Ctrl+G discards"
+            box.border_subtitle = "Ctrl+S keeps · Esc leaves it as it was"
             yield TextArea(self._text, soft_wrap=True, compact=True, tab_behavior="focus")
             yield Static(id="why", markup=False)
 
     def action_keep(self) -> None:
         """Close, unless the text cannot be kept."""
-        text = printable(self.query_one(TextArea).text).strip()
+        text = self._written
         try:
             self._check(text)
         except InvalidOption as error:
@@ -64,8 +72,21 @@ class TextScreen(ModalScreen[str | None]):
         self.dismiss(text if text != self._text.strip() else None)
 
     def action_discard(self) -> None:
-        """Close without a change."""
-        self.dismiss(None)
+        """Close without a change; what was written is not thrown away by one key."""
+        if self._written != self._text.strip() and not self._is_warned:
+            self._is_warned = True
+            self.query_one("#why", Static).update("Ctrl+S keeps this; Esc once more drops it")
+        else:
+            self.dismiss(None)
+
+    @property
+    def _written(self) -> str:
+        return printable(self.query_one(TextArea).text).strip()
+
+    @on(TextArea.Changed)
+    def go_on(self) -> None:
+        """Whoever goes on writing is asked again."""
+        self._is_warned = False
 
 
 class KeyScreen(ModalScreen[str | None]):
