@@ -26,7 +26,7 @@ from mobilellm_mlx.cli.shared import (
     show_reasoning_option,
 )
 from mobilellm_mlx.engine import Engine
-from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.errors import InvalidInput, StorageError
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 
 if TYPE_CHECKING:
@@ -108,7 +108,11 @@ def _history(kept: bool) -> Iterator[tuple[Store | None, str | None]]:
         return
     from mobilellm_mlx.chat.store import open_history
 
-    store, note = open_history()
+    try:
+        store, note = open_history()
+    except StorageError as error:  # an SQLite without full-text search, say
+        yield None, f"Chats are not kept: {error.message}."
+        return
     try:
         yield store, note
     finally:

@@ -9,7 +9,7 @@ from mobilellm_mlx.chat import Session
 from mobilellm_mlx.cli import chat as verb
 from mobilellm_mlx.cli import faces
 from mobilellm_mlx.cli.chat import chat_in_lines
-from mobilellm_mlx.errors import ContextOverflow, InvalidInput
+from mobilellm_mlx.errors import ContextOverflow, InvalidInput, StorageError
 from mobilellm_mlx.testing import ScriptedEngine
 
 
@@ -182,6 +182,20 @@ def test_where_chats_are_only_in_memory_no_cache_of_them_is_written(
     _, house = open_interface(run, monkeypatch, str(tiny_dir))
     assert house["store"].path is None and house["snapshots"] is None
     assert "newer MobileLLM" in house["notices"][0]
+
+
+def test_without_any_store_the_interface_still_opens_and_says_so(
+    run, monkeypatch, tiny_dir
+) -> None:
+    """No history can be opened, not even in memory: an SQLite without full-text search."""
+
+    def fail() -> None:
+        raise StorageError("this SQLite has no full-text search")
+
+    monkeypatch.setattr("mobilellm_mlx.chat.store.open_history", fail)
+    result, house = open_interface(run, monkeypatch, str(tiny_dir))
+    assert result.code == 0 and house["store"] is None
+    assert house["notices"] == ("Chats are not kept: this SQLite has no full-text search.",)
 
 
 def test_what_is_wrong_with_the_settings_is_said(run, monkeypatch, tiny_dir) -> None:
