@@ -155,7 +155,7 @@ def test_kill_9_in_mid_answer_loses_less_than_a_second(chat) -> None:
     screen = terminal.until("broken off")
     assert answer.content.strip() == said(screen)
     terminal.press("shift+tab")
-    terminal.until("continue   pin")
+    terminal.until("c continue")
     terminal.press("c")
     terminal.until(lambda screen: len(said(screen)) > len(answer.content) + 60)
     terminal.press("escape")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from textual import events, on
 from textual.containers import VerticalScroll
@@ -163,6 +164,11 @@ class Window(VerticalScroll, can_focus=False):
             self._keep_place()
             self._tidy_soon()
         return result
+
+    def scroll_to(self, x: float | None = None, y: float | None = None, **options: Any) -> None:
+        """Scroll at once. Textual waits for the next drawing, and messages that are fetched until
+        then have moved everything: the place that was meant would be another one."""
+        super().scroll_to(x, y, **{**options, "immediate": True})
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
