@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mobilellm_mlx.errors import InvalidOption
 from mobilellm_mlx.options import GenerationOptions
+from mobilellm_mlx.plain import STEERING
 
 Kind = Literal["number", "integer", "text", "lines", "choice", "switch", "keys"]
 """What a setting takes; ``lines`` is a text of several, ``keys`` is ``ctrl+x,f5``."""
@@ -21,7 +22,6 @@ MAX_NAME = 40
 LARGEST = 2**64
 """Whole numbers from here on mean nothing in any setting, and long ones cannot even be printed."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _KEY = re.compile(r"(?:(?:ctrl|alt|shift|super|meta|hyper)\+)*[^\s,+]{1,32}")
 _BINDING = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)+")
 _KINDS: dict[Kind, tuple[tuple[type, ...], str]] = {
@@ -117,7 +117,7 @@ class Setting:
         self._require(len(value) <= limit, value, f"at most {limit:,} characters")
         several = self.kind == "lines" or "\n" not in value
         self._require(several, value, "one line")
-        clean = not _CONTROL.search(value) and not any("\ud800" <= c <= "\udfff" for c in value)
+        clean = not STEERING.search(value) and not any("\ud800" <= c <= "\udfff" for c in value)
         self._require(clean, value, "a text without control characters")
         if self.kind == "keys":
             well_formed = all(_KEY.fullmatch(key) for key in value.split(","))
@@ -145,7 +145,7 @@ def _shown(value: Any) -> str:
     if type(value) in (int, float, bool):
         return str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, str):
-        text = _CONTROL.sub("", value.replace("\n", " "))
+        text = STEERING.sub("", value.replace("\n", " "))
         return f"`{text}`" if len(text) <= 30 else f"`{text[:29]}…`"
     names = {"list": "a list", "dict": "a table"}
     return names.get(type(value).__name__, f"a {type(value).__name__}")
