@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mobilellm_mlx.errors import EngineError
 from mobilellm_mlx.events import Event, ModelLoaded
+from mobilellm_mlx.grammar import Grammar
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 
@@ -40,6 +41,10 @@ class ChatEngine(Protocol):
     def defaults(self) -> GenerationOptions:
         """The sampling that the model's makers recommend."""
 
+    @property
+    def template(self) -> str | None:
+        """The model's chat template; None before it is loaded, and where it has none."""
+
     def load(self, directory: Path | None = None) -> Iterator[Event]:
         """Bring the model into memory; ends with ``ModelLoaded``.
 
@@ -55,6 +60,9 @@ class ChatEngine(Protocol):
         options: GenerationOptions,
         cancel: threading.Event | None = None,
         begun: str | Sequence[int] = (),
+        grammar: Grammar | None = None,
+        *,
+        aside: bool = False,
     ) -> Iterator[Event]:
         """Answer a conversation; ends with a ``GenerationSummary``.
 
@@ -65,6 +73,10 @@ class ChatEngine(Protocol):
             begun: what the answer begins with, and goes on from: the ids that the model generated
                 before, or a text, which is answer and no reasoning. Deltas and summary hold only
                 what is new, and ``max_tokens`` counts only that.
+            grammar: what the answer has to be; one that was cut is no whole one, and the summary
+                says so.
+            aside: a question beside the conversation, which must not make the engine forget what
+                it has read of that.
         """
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -75,7 +87,11 @@ class ChatEngine(Protocol):
         """
 
     def complete(
-        self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
+        self,
+        text: str,
+        options: GenerationOptions,
+        cancel: threading.Event | None = None,
+        grammar: Grammar | None = None,
     ) -> Iterator[Event]:
         """Continue plain text; ends with a ``GenerationSummary``."""
 
@@ -122,6 +138,10 @@ class Engine:
     def defaults(self) -> GenerationOptions:
         return self._worker.defaults
 
+    @property
+    def template(self) -> str | None:
+        return self._worker.template
+
     def load(self, directory: Path | None = None) -> Iterator[Event]:
         return self._submit(lambda: self._worker.load(directory), threading.Event())
 
@@ -131,20 +151,29 @@ class Engine:
         options: GenerationOptions,
         cancel: threading.Event | None = None,
         begun: str | Sequence[int] = (),
+        grammar: Grammar | None = None,
+        *,
+        aside: bool = False,
     ) -> Iterator[Event]:
         cancel = cancel or threading.Event()
         said = tuple(messages)
         begun = begun if isinstance(begun, str) else tuple(begun)
-        return self._submit(lambda: self._worker.chat(said, options, cancel, begun), cancel)
+        return self._submit(
+            lambda: self._worker.chat(said, options, cancel, begun, grammar, aside), cancel
+        )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         return self._worker.count_tokens(messages)
 
     def complete(
-        self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
+        self,
+        text: str,
+        options: GenerationOptions,
+        cancel: threading.Event | None = None,
+        grammar: Grammar | None = None,
     ) -> Iterator[Event]:
         cancel = cancel or threading.Event()
-        return self._submit(lambda: self._worker.complete(text, options, cancel), cancel)
+        return self._submit(lambda: self._worker.complete(text, options, cancel, grammar), cancel)
 
     def save_cache(self, path: Path) -> Iterator[Event]:
         return self._submit(lambda: self._worker.save_cache(path), threading.Event())
@@ -283,6 +312,7 @@ class _Worker:
         self._touched_mlx = False
         self.info: ModelLoaded | None = None
         self.defaults = GenerationOptions()
+        self.template: str | None = None
 
     def load(self, directory: Path | None) -> Iterator[Event]:
         if directory is not None and directory != self._directory:
@@ -295,11 +325,13 @@ class _Worker:
         options: GenerationOptions,
         cancel: threading.Event,
         begun: str | Sequence[int],
+        grammar: Grammar | None,
+        aside: bool,
     ) -> Iterator[Event]:
         generator = self._ready()
         started = time.perf_counter()
         prompt = generator.chat_prompt(messages)
-        yield from generator.generate(prompt, options, cancel, started, begun)
+        yield from generator.generate(prompt, options, cancel, started, begun, grammar, aside=aside)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """On any thread: templates and tokenizers know nothing of MLX."""
@@ -309,11 +341,16 @@ class _Worker:
         return len(generator.chat_prompt(messages))
 
     def complete(
-        self, text: str, options: GenerationOptions, cancel: threading.Event
+        self,
+        text: str,
+        options: GenerationOptions,
+        cancel: threading.Event,
+        grammar: Grammar | None,
     ) -> Iterator[Event]:
         generator = self._ready()
         started = time.perf_counter()
-        yield from generator.generate(generator.text_prompt(text), options, cancel, started)
+        prompt = generator.text_prompt(text)
+        yield from generator.generate(prompt, options, cancel, started, grammar=grammar)
 
     def save_cache(self, path: Path) -> Iterator[Event]:
         yield from self._ready().save_cache(path)
@@ -347,6 +384,7 @@ class _Worker:
         generator = Generator(loaded)
         self._directory, self._generator = directory, generator
         self.defaults, self.info = loaded.defaults, loaded.info
+        self.template = loaded.template.source if loaded.template else None
         return generator
 
     def _switch(self, directory: Path) -> None:

@@ -16,6 +16,8 @@
     ├── StorageError           the disk is full, read-only, or not ours
     ├── InvalidOption          an option with an impossible value
     ├── InvalidInput           a prompt that is empty or not text
+    ├── InvalidGrammar         a schema, pattern or grammar that cannot bind an answer
+    ├── ToolError              a tool that is unknown, was called wrongly, or failed
     └── EngineError            the engine was used after it ended, or failed inside
 
 The head line says what happened with the value and what was expected; ``hint`` says what to do.
@@ -114,6 +116,14 @@ class InvalidOption(MobileLLMError):
 
 class InvalidInput(MobileLLMError):
     """A prompt that is empty or not text."""
+
+
+class InvalidGrammar(MobileLLMError):
+    """A schema, regular expression or grammar that cannot bind an answer."""
+
+
+class ToolError(MobileLLMError):
+    """A tool that is unknown, was called with wrong arguments, refused, or failed."""
 
 
 class EngineError(MobileLLMError):

@@ -103,6 +103,72 @@ class ReasoningDelta(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolsOffered(Event):
+    """A model is about to choose a tool, or none."""
+
+    name = "tools_offered"
+    tools: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled(Event):
+    """A model has made a call; nothing has been run."""
+
+    name = "tool_called"
+    id: str
+    tool: str
+    arguments: dict[str, Any]
+    words: str
+    """The call in words."""
+    source: str
+    reads_only: bool
+    scope: str
+    """What it reaches, in words; empty for all that the tool can do."""
+    tokens: int = 0
+    """Of the choice and the call together."""
+    forced_tokens: int = 0
+    """Those of them that the grammar left no choice about."""
+    forward_passes: int = 0
+    """Of the network, from the end of the prompt on."""
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAllowed(Event):
+    """A call is run: the person said so now, said so before, or it only reads."""
+
+    name = "tool_allowed"
+    id: str
+    by: Literal["you", "session", "always", "reads only"]
+    arguments: dict[str, Any]
+    """As they will be used; the person may have changed them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnded(Event):
+    """What came of a call; also of one that was not run."""
+
+    name = "tool_ended"
+    id: str
+    tool: str
+    status: Literal[
+        "ok",
+        "denied",
+        "invalid",
+        "failed",
+        "timeout",
+        "cancelled",
+        "cut",
+        "repeated",
+        "unavailable",
+    ]
+    text: str
+    """The result, or why there is none."""
+    elapsed_s: float = 0.0
+    is_shortened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Summary(Event):
     """The last event of a job. ``error`` and ``hint`` are set when ``status`` is ``error``."""
 
@@ -133,6 +199,12 @@ class GenerationSummary(Summary):
     """Those of the generated tokens that are reasoning, without the markers around it."""
     tokens: list[int] = field(default_factory=list)
     """Ids of the generated tokens, the one that ended the answer among them."""
+    forced_tokens: int = 0
+    """Those of the generated tokens that a grammar left no choice about."""
+    forward_passes: int = 0
+    """Of the network, from the one that chose the first token on."""
+    is_whole: bool = True
+    """Whether the answer is all that its grammar asks for; one that was cut is not."""
     ttft_s: float = 0.0
     """From the request's turn on the engine to the first token: template, tokens, prefill."""
     prefill_s: float = 0.0
@@ -228,6 +300,10 @@ _EVENTS: dict[str, type[Event]] = {
         PrefillProgress,
         TextDelta,
         ReasoningDelta,
+        ToolsOffered,
+        ToolCalled,
+        ToolAllowed,
+        ToolEnded,
         Summary,
     )
 }

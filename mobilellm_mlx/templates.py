@@ -46,7 +46,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, variables: dict[str, Any] | None = None):
-        self._source = source
+        self.source = source
         self._variables = variables or {}
 
     def compile(self) -> None:
@@ -62,7 +62,7 @@ class ChatTemplate:
         from jinja2 import TemplateSyntaxError
 
         try:
-            return _make_environment().from_string(self._source)
+            return _make_environment().from_string(self.source)
         except TemplateSyntaxError as error:
             raise TemplateError(
                 f"the chat template is broken at line {error.lineno}: {error.message}", _GO_WITHOUT

@@ -22,6 +22,7 @@ from mobilellm_mlx.events import (
     ReasoningDelta,
     TextDelta,
 )
+from mobilellm_mlx.grammar import Grammar
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.tokenizer import Tokenizer
@@ -89,10 +90,13 @@ class ScriptedEngine:
         self._reasoning = reasoning
         self.info: ModelLoaded | None = None
         self.defaults = GenerationOptions()
+        self.template: str | None = None
         self.conversations: list[list[Message]] = []
         """What each turn was asked with."""
         self.begun: list[str | list[int]] = []
         """What each turn was to go on from."""
+        self.grammars: list[Grammar | None] = []
+        """What each turn was bound to; it says what it was told to nevertheless."""
         self.closed = False
         self._known = 0
         """Tokens of the next prompt that were restored."""
@@ -114,8 +118,12 @@ class ScriptedEngine:
         options: GenerationOptions,
         cancel: threading.Event | None = None,
         begun: str | Sequence[int] = (),
+        grammar: Grammar | None = None,
+        *,
+        aside: bool = False,
     ) -> Iterator[Event]:
         self.conversations.append(list(messages))
+        self.grammars.append(grammar)
         self.begun.append(begun if isinstance(begun, str) else list(begun))
         known = len(begun.split() if isinstance(begun, str) else begun)
         count = _count_words(messages) + known
@@ -127,7 +135,11 @@ class ScriptedEngine:
         return _count_words(messages)
 
     def complete(
-        self, text: str, options: GenerationOptions, cancel: threading.Event | None = None
+        self,
+        text: str,
+        options: GenerationOptions,
+        cancel: threading.Event | None = None,
+        grammar: Grammar | None = None,
     ) -> Iterator[Event]:
         yield from self._say(len(text.split()), options, cancel or threading.Event())
 

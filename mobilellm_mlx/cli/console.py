@@ -219,6 +219,8 @@ def describe(summary: GenerationSummary) -> str:
     """What an answer cost, in one line."""
     reused = f" ({summary.cached_tokens} reused)" if summary.cached_tokens else ""
     thought = f" ({summary.reasoning_tokens} of reasoning)" if summary.reasoning_tokens else ""
+    if summary.forced_tokens:
+        thought = f" ({summary.forced_tokens} forced)"
     return (
         f"prompt {summary.prompt_tokens} tokens{reused} at {summary.prefill_tok_per_s:.0f} tok/s, "
         f"first token after {summary.ttft_s:.2f} s, "

@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from threading import Event as Flag
 
 from mobilellm_mlx.backend import allocation_errors, backend, mx
+from mobilellm_mlx.decoding.grammar import Constraint, GrammarCompiler
 from mobilellm_mlx.decoding.sampling import draw_seed, make_sampler
 from mobilellm_mlx.decoding.snapshot import Unusable, read_snapshot, write_snapshot
-from mobilellm_mlx.decoding.step import iter_prefill, iter_tokens
+from mobilellm_mlx.decoding.step import iter_bound_tokens, iter_prefill, iter_tokens
 from mobilellm_mlx.decoding.text import (
     Budget,
     Piece,
@@ -41,6 +43,7 @@ from mobilellm_mlx.events import (
     StopReason,
     TextDelta,
 )
+from mobilellm_mlx.grammar import Grammar
 from mobilellm_mlx.loading import LoadedModel, ReasoningMarkers
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.models import Cache, KVCache
@@ -60,9 +63,9 @@ class Generator:
 
     def __init__(self, loaded: LoadedModel):
         self._loaded = loaded
-        self._caches = self._make_caches()
-        self._cached: list[int] = []
-        """The tokens whose keys and values the caches hold."""
+        self._chat = _Memory(self._make_caches())
+        self._side = _Memory(self._make_caches())
+        """Of prompts beside the conversation, which must not make it forget what it has read."""
 
     @property
     def info(self) -> ModelLoaded:
@@ -95,6 +98,9 @@ class Generator:
         cancel: Flag | None = None,
         started: float | None = None,
         begun: str | Sequence[int] = (),
+        grammar: Grammar | None = None,
+        *,
+        aside: bool = False,
     ) -> Iterator[Event]:
         """Continue the prompt; ends with a ``GenerationSummary``.
 
@@ -107,20 +113,28 @@ class Generator:
             begun: what the answer begins with: ids that were generated before, or a text, which is
                 answer and no reasoning. It is read with the prompt and goes on from there; only
                 what is new is given, counted and limited.
+            grammar: what the new part of the answer has to be. Reasoning is left out.
+            aside: this is no part of the conversation, whose cache stays as it is.
 
         Raises:
+            InvalidGrammar: when the grammar cannot be used.
             ContextOverflow: when the prompt leaves no room for an answer.
             InsufficientMemory: when the backend runs out of memory.
         """
-        ids = self._answer_ids(prompt, begun) if isinstance(begun, str) else begun
+        constraint = None if grammar is None else self._compiler.compile(grammar)
+        ids = begun if begun and not isinstance(begun, str) else None
+        if ids is None:
+            ids = self._answer_ids(prompt, str(begun or ""), answers=constraint is not None)
         # One who goes on after the end of an answer does not want it to end there.
         begun = [token for token in ids if token not in self._loaded.stop_tokens]
         self._check([*prompt, *begun])
         options = options if options.seed is not None else replace(options, seed=draw_seed())
-        stream = self._stream(prompt, begun, options)
+        stream = self._stream(prompt, begun, options, bound=constraint is not None)
         prompt = [*prompt, *begun]
         now = time.perf_counter()
-        run = _Run(now if started is None else started, now, cancel or Flag(), begun)
+        memory = self._side if aside else self._chat
+        started = now if started is None else started
+        run = _Run(started, now, cancel or Flag(), begun, memory, constraint)
         mx.reset_peak_memory()
         fed = list(prompt)
         over = stream.stopped  # a stop string is in what the answer begins with
@@ -128,7 +142,7 @@ class Generator:
         done = False
         try:
             with allocation_errors("generating"):
-                run.read = run.reused = self._reuse(prompt)
+                run.read = run.reused = self._reuse(memory, prompt)
                 yield PrefillProgress(run.reused, len(prompt), run.reused)
                 if not (over or run.cancel.is_set()):
                     yield from self._prefill(prompt, run)
@@ -136,7 +150,7 @@ class Generator:
                     yield from self._decode(prompt, options, stream, fed, run)
             done = True
         finally:
-            self._remember(fed if done else [])
+            self._remember(memory, fed if done else [])
         yield self._summary(prompt, options, run)
 
     def save_cache(self, path: Path) -> Iterator[Event]:
@@ -144,8 +158,9 @@ class Generator:
         started = time.perf_counter()
         tokens, size, reason = 0, 0, None
         try:
-            size = write_snapshot(path, self.info.fingerprint, self._cached, self._caches)
-            tokens = len(self._cached)
+            held = self._chat
+            size = write_snapshot(path, self.info.fingerprint, held.tokens, held.caches)
+            tokens = len(held.tokens)
         except Unusable as error:
             reason = str(error)
         elapsed = time.perf_counter() - started
@@ -161,10 +176,11 @@ class Generator:
         loaded = self._loaded
         try:
             with allocation_errors("restoring a chat"):
-                self._cached, self._caches, size = read_snapshot(
+                ids, caches, size = read_snapshot(
                     path, loaded.info.fingerprint, loaded.model, loaded.context_limit
                 )
-            tokens = len(self._cached)
+            self._chat = _Memory(caches, ids)
+            tokens = len(ids)
         except (Unusable, InsufficientMemory) as error:
             reason = str(error)
         mx.clear_cache()
@@ -174,7 +190,12 @@ class Generator:
     @property
     def nbytes(self) -> int:
         """Bytes of weights and caches."""
-        return self.info.weight_bytes + sum(cache.nbytes for cache in self._caches)
+        caches = (*self._chat.caches, *self._side.caches)
+        return self.info.weight_bytes + sum(cache.nbytes for cache in caches)
+
+    @cached_property
+    def _compiler(self) -> GrammarCompiler:
+        return GrammarCompiler(self._loaded.tokenizer, self._loaded.stop_tokens)
 
     def _make_caches(self) -> list[Cache]:
         return self._loaded.model.make_cache(self._loaded.context_limit)
@@ -198,54 +219,66 @@ class Generator:
             return None, False
         return markers, ends_with(prompt, markers.start, self._loaded.tokenizer)
 
-    def _answer_ids(self, prompt: Sequence[int], text: str) -> list[int]:
-        """Ids of an answer's text; reasoning that the prompt has opened is closed before it."""
+    def _answer_ids(self, prompt: Sequence[int], text: str, *, answers: bool) -> list[int]:
+        """Ids of an answer's text; reasoning that the prompt has opened is closed before it.
+
+        Args:
+            prompt: may have opened reasoning.
+            text: the beginning of the answer; empty when there is none.
+            answers: whether the answer begins now in any case.
+        """
         tokenizer, (markers, opened) = self._loaded.tokenizer, self._markers(prompt)
-        if markers is None or not opened or not text:
+        if markers is None or not opened or not (text or answers):
             return tokenizer.encode(text)
         return [*marker_ids(markers.end, tokenizer), *tokenizer.encode("\n\n" + text)]
 
     def _stream(
-        self, prompt: Sequence[int], begun: Sequence[int], options: GenerationOptions
+        self,
+        prompt: Sequence[int],
+        begun: Sequence[int],
+        options: GenerationOptions,
+        *,
+        bound: bool,
     ) -> TextStream:
         """From ids to text, gone on from the beginning of an answer."""
         loaded, (markers, opened) = self._loaded, self._markers(prompt)
+        if bound and not opened:
+            markers = None  # all of it is answer
         splitter = ReasoningSplitter(markers, opened=opened)
         stream = TextStream(loaded.tokenizer, loaded.stop_tokens, options.stop, splitter)
         stream.resume(begun)
         return stream
 
-    def _reuse(self, prompt: Sequence[int]) -> int:
+    def _reuse(self, memory: _Memory, prompt: Sequence[int]) -> int:
         """Keep the longest common beginning in the caches; its length."""
         common = 0
         # The last token is always fed: its logits choose the first token of the answer.
-        for held, wanted in zip(self._cached, prompt[:-1], strict=False):
+        for held, wanted in zip(memory.tokens, prompt[:-1], strict=False):
             if held != wanted:
                 break
             common += 1
-        if not all(cache.can_trim(cache.offset - common) for cache in self._caches):
+        if not all(cache.can_trim(cache.offset - common) for cache in memory.caches):
             common = 0  # a window has moved on: what was in sight then is gone, so all is read anew
-            self._caches = self._make_caches()
-        for cache in self._caches:
+            memory.caches = self._make_caches()
+        for cache in memory.caches:
             cache.trim(cache.offset - common)
-        self._cached = self._cached[:common]
+        memory.tokens = memory.tokens[:common]
         return common
 
-    def _remember(self, fed: list[int]) -> None:
+    def _remember(self, memory: _Memory, fed: list[int]) -> None:
         """Note what the caches hold. After a failure nothing in them is trusted."""
-        held = {cache.offset for cache in self._caches}
+        held = {cache.offset for cache in memory.caches}
         if not fed or len(held) != 1 or max(held) > len(fed):
-            self._caches = self._make_caches()
-            self._cached = []
+            memory.caches, memory.tokens = self._make_caches(), []
         else:
-            self._cached = fed[: held.pop()]
+            memory.tokens = fed[: held.pop()]
         mx.clear_cache()
 
     def _prefill(self, prompt: Sequence[int], run: _Run) -> Iterator[Event]:
         """Read the prompt up to the last chunk, which is read by the first step of decoding."""
         rest, total = prompt[run.reused :], len(prompt)
         chunk = backend().prefill_chunk
-        for done in iter_prefill(self._loaded.model, self._caches, rest, chunk):
+        for done in iter_prefill(self._loaded.model, run.memory.caches, rest, chunk):
             run.read = run.reused + done
             yield PrefillProgress(run.read, total, run.reused)
             if run.cancel.is_set():
@@ -265,21 +298,9 @@ class Generator:
         run.reason = "context" if count == room else "length"
         reasoned = stream.reasoning_tokens
         budget = Budget(options.thinking_budget, loaded.reasoning, loaded.tokenizer)
-        sample = make_sampler(options, options.seed or 0, drawn=len(run.begun))
-        words = loaded.tokenizer.vocab_size  # a model's vocabulary may be padded beyond it
-        tokens = iter_tokens(
-            loaded.model,
-            self._caches,
-            prompt[run.read :],
-            lambda logits: sample(logits[:words]),
-            count,
-            options=options,
-            forced=budget.forced,
-            begun=run.begun,
-        )
         budget.watch(stream)
-        for token in tokens:
-            run.count_token(token)
+        for token, forced in self._tokens(prompt[run.read :], count, options, budget, run):
+            run.count_token(token, forced)
             if run.generated == 1:
                 run.read = len(prompt)
                 yield PrefillProgress(len(prompt), len(prompt), run.reused)
@@ -290,11 +311,49 @@ class Generator:
             if stream.stopped or run.cancel.is_set():
                 break
             budget.watch(stream)
-        if stream.stopped:
+        if stream.stopped or run.is_over:
             run.reason = "stop"
-        else:
-            yield from run.take(stream.finish(cut=True))
+        if not stream.stopped:  # nobody goes on with what a grammar has ended
+            yield from run.take(stream.finish(cut=not run.is_over))
         run.reasoned = stream.reasoning_tokens - reasoned
+
+    def _tokens(
+        self,
+        last: Sequence[int],
+        count: int,
+        options: GenerationOptions,
+        budget: Budget,
+        run: _Run,
+    ) -> Iterator[tuple[int, bool]]:
+        """The ids of the answer, each with whether a grammar forced it."""
+        loaded = self._loaded
+        model, caches = loaded.model, run.memory.caches
+        sample = make_sampler(options, options.seed or 0, drawn=len(run.begun))
+        if run.constraint is not None:
+            yield from iter_bound_tokens(
+                model,
+                caches,
+                last,
+                sample,
+                count,
+                run.constraint,
+                options=options,
+                begun=run.begun,
+            )
+            return
+        words = loaded.tokenizer.vocab_size  # a model's vocabulary may be padded beyond it
+        tokens = iter_tokens(
+            model,
+            caches,
+            last,
+            lambda logits: sample(logits[:words]),
+            count,
+            options=options,
+            forced=budget.forced,
+            begun=run.begun,
+        )
+        for token in tokens:
+            yield token, False
 
     def _summary(
         self, prompt: Sequence[int], options: GenerationOptions, run: _Run
@@ -312,17 +371,29 @@ class Generator:
             generated_tokens=run.generated,
             reasoning_tokens=run.reasoned,
             tokens=run.tokens,
+            forced_tokens=run.forced,
+            forward_passes=run.generated - run.forced,
+            is_whole=run.constraint is None or run.constraint.is_whole,
             ttft_s=run.ttft_s,
             prefill_s=run.prefill_s,
             decode_s=run.decode_s,
             prefill_tok_per_s=_rate(len(prompt) - run.reused, run.prefill_s),
-            decode_tok_per_s=_rate(run.generated - 1, run.decode_s),
+            decode_tok_per_s=_rate(run.generated - run.computed_from, run.decode_s),
             context_used=run.read + run.generated,
             context_limit=self._loaded.context_limit,
             memory_bytes=mx.get_active_memory(),
             peak_memory_bytes=mx.get_peak_memory(),
             options={**asdict(options), "stop": list(options.stop)},  # as it comes back from JSON
         )
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What a model has read, and where its keys and values are."""
+
+    caches: list[Cache]
+    tokens: list[int] = field(default_factory=list)
+    """Those whose keys and values the caches hold."""
 
 
 @dataclass(slots=True)
@@ -335,11 +406,17 @@ class _Run:
     cancel: Flag
     begun: Sequence[int]
     """Ids of the answer's beginning, the last ones of the prompt."""
+    memory: _Memory
+    constraint: Constraint | None
     reused: int = 0
     read: int = 0
     """Prompt tokens whose keys and values are in the caches."""
     tokens: list[int] = field(default_factory=list)
     """Those generated."""
+    forced: int = 0
+    """How many of them a grammar left no choice about."""
+    computed_from: int = 0
+    """Which token, counted from 1, was the first that the model had a part in."""
     ttft_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
@@ -353,14 +430,24 @@ class _Run:
     def generated(self) -> int:
         return len(self.tokens)
 
-    def count_token(self, token: int) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether a grammar has come to its end."""
+        return self.constraint is not None and self.constraint.is_over
+
+    def count_token(self, token: int, forced: bool) -> None:
         """One more token has arrived."""
+        self.forced += forced
         elapsed = time.perf_counter() - self.started
+        waited = self.prompted - self.started
         if not self.tokens:
             self.ttft_s = elapsed
-            self.prefill_s = elapsed - (self.prompted - self.started)
         self.tokens.append(token)
-        self.decode_s = elapsed - self.ttft_s
+        if not (forced or self.computed_from):  # what is forced needs no prompt to be read
+            self.computed_from = len(self.tokens)
+            self.prefill_s = elapsed - waited
+        if self.computed_from:
+            self.decode_s = elapsed - waited - self.prefill_s
 
     def take(self, piece: Piece) -> Iterator[Event]:
         """Keep what a token gave, and say it."""

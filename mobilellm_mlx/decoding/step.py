@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from mobilellm_mlx.backend import backend, mx
+from mobilellm_mlx.decoding.grammar import Constraint
 from mobilellm_mlx.decoding.sampling import Sampler, penalize
 from mobilellm_mlx.models import Cache, LanguageModel
 from mobilellm_mlx.options import GenerationOptions
@@ -80,6 +81,56 @@ def iter_tokens(
         yield int(token.item())  # type: ignore[arg-type]
         if more:
             token = step(token) if ahead is None else ahead
+
+
+def iter_bound_tokens(
+    model: LanguageModel,
+    caches: Sequence[Cache],
+    last: Sequence[int],
+    sampler: Sampler,
+    count: int,
+    constraint: Constraint,
+    *,
+    options: GenerationOptions | None = None,
+    begun: Sequence[int] = (),
+) -> Iterator[tuple[int, bool]]:
+    """At most ``count`` ids that a constraint allows, each with whether it was forced.
+
+    Tokens about which the constraint leaves no choice are not sampled: they are read together with
+    the one before them in a single forward pass. What may come next depends on the token before,
+    so nothing is computed ahead; the caches never hold the last token.
+
+    Args:
+        model: the network.
+        caches: hold everything before ``last``; updated in place.
+        last: the end of the prompt, at least one token.
+        sampler: logits (V,) to token.
+        count: how many ids at most.
+        constraint: at the beginning of the answer; follows it.
+        options: for the repetition penalty only.
+        begun: the end of what was fed before that counts as generated.
+    """
+    recent = _Recent(options or GenerationOptions(), begun)
+    unread = list(last)
+    while count > 0 and not constraint.is_over:
+        forced = constraint.forced[:count]
+        for token in forced:
+            constraint.take(token)
+            recent.add(mx.array(token, mx.uint32))
+            yield token, True
+        unread += forced
+        count -= len(forced)
+        if count <= 0 or constraint.is_over:
+            return
+        hidden = model.hidden(mx.array(unread)[None], caches)  # (1, L, D)
+        logits = recent.penalize(model.head(hidden[:, -1])[0])  # (V,)
+        chosen = sampler(constraint.bind(logits))
+        token = int(chosen.item())  # type: ignore[arg-type]
+        constraint.take(token)
+        recent.add(chosen)
+        unread = [token]
+        count -= 1
+        yield token, False
 
 
 class _Recent:

@@ -1,6 +1,7 @@
 """``mobilellm generate``: one prompt, one answer, in text and in JSON."""
 
 import json
+import re
 
 import pytest
 
@@ -16,6 +17,10 @@ DOCUMENTED = {
     "prefill_progress",
     "text_delta",
     "reasoning_delta",
+    "tools_offered",
+    "tool_called",
+    "tool_allowed",
+    "tool_ended",
     "summary",
 }
 
@@ -318,3 +323,95 @@ def test_a_template_that_opens_reasoning_and_a_budget_that_closes_it(run, tmp_pa
     assert last["text"] and last["generated_tokens"] == 30
     last = json_events(run, *args, "--thinking-budget", "0", "--raw")[-1]
     assert last["text"] and not last["reasoning"]
+
+
+# ---------------------------------------------------------------- bound answers
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "old": {"type": "boolean"}},
+    "required": ["name", "old"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def schema(tmp_path) -> str:
+    path = tmp_path / "person.json"
+    path.write_text(json.dumps(PERSON))
+    return str(path)
+
+
+def bound(run, tiny_dir, *args: str):
+    return run("generate", "-m", str(tiny_dir), "-p", "hi", *args)
+
+
+def test_an_answer_can_be_bound_to_a_schema(run, tiny_dir, schema) -> None:
+    result = bound(run, tiny_dir, "--schema", schema)
+    person = json.loads(result.out)
+    assert set(person) == {"name", "old"} and isinstance(person["old"], bool)
+
+
+@pytest.mark.parametrize(
+    ("args", "answers"),
+    [
+        (("--regex", "[ab]{3}c"), {f"{x}{y}{z}c" for x in "ab" for y in "ab" for z in "ab"}),
+        (("--choice", "red,green"), {"red", "green"}),
+        (("--choice", "a,b", "--choice", "c"), {"a,b", "c"}),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--raw",), ("--temp", "2")])
+def test_an_answer_can_be_bound_in_other_ways(run, tiny_dir, args, answers, more) -> None:
+    assert bound(run, tiny_dir, *args, *more).out.removesuffix("\n") in answers
+
+
+def test_an_answer_can_be_bound_to_a_grammar(run, tiny_dir, tmp_path) -> None:
+    path = tmp_path / "greeting.lark"
+    path.write_text('start: "Hello, " NAME "!"\nNAME: /[A-Z][a-z]{2}/\n')
+    assert re.fullmatch(
+        r"Hello, [A-Z][a-z]{2}!\n", bound(run, tiny_dir, "--grammar", str(path)).out
+    )
+
+
+def test_half_an_answer_is_not_printed(run, tiny_dir, schema) -> None:
+    result = bound(run, tiny_dir, "--schema", schema, "--max-tokens", "12")
+    assert (result.code, result.out) == (1, "")
+    assert "cut at 12 tokens, before it was whole" in result.err and "--max-tokens" in result.err
+
+
+def test_a_bound_answer_is_the_likeliest_one_unless_a_temperature_is_given(run, tiny_dir) -> None:
+    def options(*args: str) -> dict:
+        return json_events(run, "-m", str(tiny_dir), "-p", "hi", "--regex", "[a-z]", *args)[-1][
+            "options"
+        ]
+
+    assert (options()["temperature"], options()["repetition_penalty"]) == (0.0, 1.0)
+    assert options("--temp", "0.5")["temperature"] == 0.5
+
+
+def test_what_was_forced_is_said(run, tiny_dir, schema) -> None:
+    told = json_events(run, "-m", str(tiny_dir), "-p", "hi", "--schema", schema)[-1]
+    assert told["forward_passes"] == told["generated_tokens"] - told["forced_tokens"]
+    assert told["forced_tokens"] > told["forward_passes"] and told["is_whole"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("--schema", "missing.json"), 1, "`missing.json` cannot be read"),
+        (("--schema", "list.json"), 1, "holds no JSON Schema"),
+        (("--schema", "broken.json"), 1, "is not JSON"),
+        (("--regex", "(("), 1, "the regular expression cannot bind an answer"),
+        (("--choice", "a,,b"), 1, "none of them empty"),
+        (("--choice", "a", "--regex", "b"), 2, "Give one of"),
+    ],
+)
+def test_a_grammar_that_is_none_is_said_in_a_sentence(
+    run, tiny_dir, tmp_path, monkeypatch, args, code, said
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "broken.json").write_text("{")
+    result = bound(run, tiny_dir, *args)
+    assert (result.code, result.out) == (code, "")
+    assert said in result.err and "Traceback" not in result.err

@@ -312,7 +312,7 @@ def test_forced_tokens_go_through_the_caches_like_generated_ones(
     options = GenerationOptions(max_tokens=24, thinking_budget=5, repetition_penalty=penalty)
     generator, marker = Generator(loaded), list(b"</think>")
     list(generator.generate(prompt, options))
-    held = generator._cached
+    held = generator._chat.tokens
     answer = held[len(prompt) :]
     assert answer[5:13] == marker and len(answer) >= 23
     assert answer == uncached(network, prompt, 5, marker, penalty)[: len(answer)]

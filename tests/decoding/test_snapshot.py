@@ -118,7 +118,7 @@ def test_sixteen_bit_caches_come_back_too(tmp_path: Path, path: Path) -> None:
         live, known = saved(model, path)
         restored = Generator(model)
         assert only(restored.restore_cache(path)).tokens == len(known)
-        assert restored._caches[0].arrays[0].dtype == dtype
+        assert restored._chat.caches[0].arrays[0].dtype == dtype
         more = [*known, 1, 2]
         assert answer(restored, more).tokens == answer(live, more).tokens
 

@@ -22,6 +22,10 @@ from mobilellm_mlx.events import (
     ReasoningDelta,
     Summary,
     TextDelta,
+    ToolAllowed,
+    ToolCalled,
+    ToolEnded,
+    ToolsOffered,
     from_dict,
 )
 from mobilellm_mlx.options import GenerationOptions
@@ -51,6 +55,12 @@ SAMPLES: list[Event] = [
     CacheSummary("save_cache", tokens=7, bytes=1000),
     CacheSummary("restore_cache", reason="it is of another model"),
     ConvertSummary(path="m", parameters=7, bits_per_weight=4.5, mean_kl=0.25),
+    ToolsOffered(["calculator", "current_time"]),
+    ToolCalled(
+        "c1", "note", {"text": "a", "tags": ["b"]}, "Note: a", "builtin", False, "", 9, 5, 4, 0.5
+    ),
+    ToolAllowed("c1", "always", {"text": "a"}),
+    ToolEnded("c1", "note", "ok", "done", 0.25),
     ExportSummary(path="m.gguf", format="gguf", type="q4_1", tensors=2, lossless=False, rounded=1),
 ]
 
@@ -70,7 +80,7 @@ def concrete_events() -> set[type]:
 
 def test_the_samples_have_every_kind_of_event() -> None:
     assert {type(sample) for sample in SAMPLES} == concrete_events()
-    assert len(concrete_events()) == 11
+    assert len(concrete_events()) == 15
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
