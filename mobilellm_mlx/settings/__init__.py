@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mobilellm_mlx.settings.file import load_settings, save_setting, settings_path
 from mobilellm_mlx.settings.schema import GROUPS, SCHEMA, THEMES, Kind, Setting, find
+from mobilellm_mlx.settings.servers import ServerConfig
 from mobilellm_mlx.settings.values import Settings
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "SCHEMA",
     "THEMES",
     "Kind",
+    "ServerConfig",
     "Setting",
     "Settings",
     "find",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from mobilellm_mlx.errors import InvalidOption
 from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.plain import STEERING
+from mobilellm_mlx.settings.servers import check_name, check_server
+from mobilellm_mlx.settings.wording import close, shown
 
-Kind = Literal["number", "integer", "text", "lines", "choice", "switch", "keys"]
-"""What a setting takes; ``lines`` is a text of several, ``keys`` is ``ctrl+x,f5``."""
+Kind = Literal["number", "integer", "text", "lines", "choice", "switch", "keys", "server"]
+"""What a setting takes; ``lines`` is a text of several, ``keys`` is ``ctrl+x,f5``, ``server`` a
+table that only the file has."""
 
 THEMES = ("mobilellm-dark", "mobilellm-light", "mobilellm-contrast", "mobilellm-ansi")
 MAX_CHARACTERS = 32_000
@@ -32,6 +33,7 @@ _KINDS: dict[Kind, tuple[tuple[type, ...], str]] = {
     "choice": ((str,), "a text"),
     "switch": ((bool,), "`true` or `false`"),
     "keys": ((str,), "keys such as `ctrl+x,f5`"),
+    "server": ((dict,), "a table"),
 }
 
 
@@ -69,6 +71,8 @@ class Setting:
         Raises:
             InvalidOption: says what was expected.
         """
+        if self.kind == "server":
+            return check_server(self.key, value)
         types, expected = _KINDS[self.kind]
         self._require(type(value) in types, value, expected)
         if type(value) is int:
@@ -78,9 +82,9 @@ class Setting:
         if self.group == "sampling":
             self._check_sampling(value)
         if self.choices:
-            close = _close(value, self.choices)
+            near = close(value, self.choices)
             expected = " or ".join(f"`{choice}`" for choice in self.choices)
-            self._require(value in self.choices, value, expected, close)
+            self._require(value in self.choices, value, expected, near)
         if self.minimum is not None and self.maximum is not None:
             expected = f"between {self.minimum:g} and {self.maximum:g}"
             self._require(self.minimum <= value <= self.maximum, value, expected)
@@ -131,29 +135,13 @@ class Setting:
             expected = error.message.rpartition(", expected ")[2]
             self._require(False, value, expected)
 
-    def _require(self, condition: bool, value: Any, expected: str, close: str = "") -> None:
+    def _require(self, condition: bool, value: Any, expected: str, near: str = "") -> None:
         if not condition:
-            said = f" is {_shown(value)}" if value != "" else ""
+            said = f" is {shown(value)}" if value != "" else ""
             raise InvalidOption(
                 f"`{self.key}`{said}, expected {expected}",
-                f"did you mean `{close}`?" if close else None,
+                f"did you mean `{near}`?" if near else None,
             )
-
-
-def _shown(value: Any) -> str:
-    """A value of any origin in a few words."""
-    if type(value) in (int, float, bool):
-        return str(value).lower() if isinstance(value, bool) else str(value)
-    if isinstance(value, str):
-        text = STEERING.sub("", value.replace("\n", " "))
-        return f"`{text}`" if len(text) <= 30 else f"`{text[:29]}…`"
-    names = {"list": "a list", "dict": "a table"}
-    return names.get(type(value).__name__, f"a {type(value).__name__}")
-
-
-def _close(word: object, words: Iterable[str]) -> str:
-    found = get_close_matches(str(word)[:100], list(words), n=1)
-    return found[0] if found else ""
 
 
 GROUPS = {
@@ -162,9 +150,11 @@ GROUPS = {
     "history": "History",
     "cache": "Cache",
     "interface": "Interface",
+    "tools": "Tools",
     "model": "Model",
     "presets": "System prompts",
     "keys": "Keys",
+    "mcp": "Servers of tools",
 }
 """The tables of the file, in the order of the screen, and what they are called there."""
 
@@ -294,6 +284,40 @@ SCHEMA: tuple[Setting, ...] = (
         default=True,
     ),
     Setting(
+        "tools.use",
+        "switch",
+        "Offer tools",
+        "Let the model use tools in chats: nothing that writes or sends runs without asking you.",
+        default=True,
+    ),
+    Setting(
+        "tools.free_reading",
+        "switch",
+        "Read without asking",
+        "Tools that only read, such as the calculator or a search in your notes, need no leave.",
+        default=False,
+    ),
+    Setting(
+        "tools.folders",
+        "lines",
+        "Folders",
+        "Tools may read files below these folders, one on a line; unset lets them read none.",
+    ),
+    Setting(
+        "tools.file",
+        "text",
+        "Your own tools",
+        "A Python file with tools of your own; docs/tools.md says how they are written.",
+    ),
+    Setting(
+        "tools.style",
+        "choice",
+        "Manner of calling",
+        "How calls are asked for. auto takes what the model was trained on.",
+        default="auto",
+        choices=("auto", "two-step", "hermes", "smollm2", "llama3", "paper"),
+    ),
+    Setting(
         "model.default",
         "text",
         "Model",
@@ -305,7 +329,7 @@ _BY_KEY = {setting.key: setting for setting in SCHEMA}
 
 
 def find(key: str) -> Setting:
-    """The setting called ``key``; those of presets and keys are made as they are asked for.
+    """The setting called ``key``; those of presets, keys and servers are made as asked for.
 
     Raises:
         InvalidOption: there is none; the hint names the nearest.
@@ -316,18 +340,21 @@ def find(key: str) -> Setting:
     if group == "presets" and name:
         if len(name) > MAX_NAME or not name.isprintable() or name != name.strip():
             raise InvalidOption(
-                f"{_shown(name)} cannot be the name of a preset",
+                f"{shown(name)} cannot be the name of a preset",
                 f"use one line of at most {MAX_NAME} characters",
             )
         return Setting(key, "lines", name, "A system prompt to choose in a chat.")
     if group == "keys" and name:
         if not _BINDING.fullmatch(name) or len(name) > MAX_NAME:
             raise InvalidOption(
-                f"{_shown(name)} is not the name of an action", "they look like `chat.new`"
+                f"{shown(name)} is not the name of an action", "they look like `chat.new`"
             )
         return Setting(key, "keys", name, "The keys of an action.")
-    close = _close(key, (*_BY_KEY, *GROUPS))
+    if group == "mcp" and name:
+        check_name(name)
+        return Setting(key, "server", name, "A program that gives tools.")
+    near = close(key, (*_BY_KEY, *GROUPS))
     raise InvalidOption(
-        f"there is no setting {_shown(key)}",
-        f"did you mean `{close}`?" if close else "the settings screen shows all of them",
+        f"there is no setting {shown(key)}",
+        f"did you mean `{near}`?" if near else "the settings screen shows all of them",
     )

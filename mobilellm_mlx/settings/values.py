@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mobilellm_mlx.settings.schema import find
+from mobilellm_mlx.settings.servers import ServerConfig, server_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,11 @@ class Settings:
     def keymap(self) -> dict[str, str]:
         """Keys by the id of their binding: ``{"chat.new": "f5"}``."""
         return self._table("keys")
+
+    @property
+    def mcp(self) -> dict[str, ServerConfig]:
+        """Servers of tools by name, in the order of the file."""
+        return {name: server_config(name, table) for name, table in self._table("mcp").items()}
 
     @property
     def instructions(self) -> str | None:

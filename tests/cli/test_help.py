@@ -13,6 +13,9 @@ ALL = [
     (),
     *((verb,) for verb in VERBS),
     *(("models", verb) for verb in ("list", "pull", "show", "rm")),
+    *(("tools", verb) for verb in ("list", "show", "call")),
+    *(("eval", verb) for verb in ("calls", "compare", "list")),
+    ("demo", "tools"),
     *(
         ("history", verb)
         for verb in (

@@ -1,0 +1,168 @@
+"""All tools of this machine: those that come along, the user's own, and those of servers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilellm_mlx.errors import ToolError
+from mobilellm_mlx.tools.tool import Approve, Tool, deny
+from mobilellm_mlx.tools.toolbox import Toolbox
+from mobilellm_mlx.tools.userfile import load_user_tools
+
+if TYPE_CHECKING:
+    from mobilellm_mlx.chat.using import ToolKit
+    from mobilellm_mlx.settings import Settings
+    from mobilellm_mlx.tools.mcp import Servers
+
+MAX_HITS = 20
+"""Places in earlier chats that a search gives."""
+
+
+class Workbench:
+    """Every source of tools; those of servers may change while it is open.
+
+    Args:
+        settings: name the user's own file, the folders that were granted, and the servers.
+        files: further files of tools. What is wrong with one of them is an error; what is wrong
+            with anything that the settings name is a problem.
+        search_chats: lines of chats in which words occur; None searches the history.
+        servers: start those of the settings.
+
+    Raises:
+        ToolError: a file of ``files`` cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        files: Iterable[str | Path] = (),
+        *,
+        search_chats: Callable[[str], list[str]] | None = None,
+        servers: bool = True,
+    ) -> None:
+        from mobilellm_mlx.tools.builtin import Surroundings, builtin_tools
+
+        self._problems: list[str] = []
+        around = Surroundings(
+            folders=self._granted(settings), search_chats=search_chats or search_history
+        )
+        self._tools = builtin_tools(around)
+        if own := settings.get("tools.file"):
+            try:
+                self._add(load_user_tools(Path(own).expanduser()))
+            except (ToolError, RuntimeError) as error:
+                self._problems.append(f"your tools are left out: {error}")
+        for file in files:
+            tools = load_user_tools(Path(os.path.expanduser(file)))  # noqa: PTH111 (never raises)
+            Toolbox([*self._tools, *tools])  # a name that is taken already is the file's mistake
+            self._tools += tools
+        self._servers: Servers | None = None
+        if servers and settings.mcp:
+            from mobilellm_mlx.tools.mcp import Servers
+
+            self._servers = Servers(settings.mcp.values())
+            self._servers.start()
+
+    def __enter__(self) -> Workbench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be used, as sentences."""
+        return [*self._problems, *(self._servers.problems if self._servers else ())]
+
+    def toolbox(self, *, wait_s: float | None = None) -> Toolbox:
+        """What there is now; cheap enough to ask before every turn.
+
+        Args:
+            wait_s: how long to wait for servers that are still starting.
+        """
+        if self._servers is None:
+            return Toolbox(self._tools)
+        taken = {tool.name for tool in self._tools}
+        return Toolbox([*self._tools, *self._servers.tools(wait_s=wait_s, taken=taken)])
+
+    def close(self) -> None:
+        """End the servers."""
+        if self._servers is not None:
+            self._servers.close()
+
+    def _granted(self, settings: Settings) -> tuple[Path, ...]:
+        """The folders of the settings that are there."""
+        folders = []
+        for line in (settings.get("tools.folders") or "").splitlines():
+            if not line.strip():
+                continue
+            folder = Path(os.path.expanduser(line.strip()))  # noqa: PTH111 (never raises)
+            if folder.is_absolute() and folder.is_dir():
+                folders.append(folder)
+            else:
+                self._problems.append(
+                    f"`{line.strip()}` of the setting `tools.folders` is not the whole path of a "
+                    "folder"
+                )
+        return tuple(folders)
+
+    def _add(self, tools: Sequence[Tool]) -> None:
+        """Add tools whose names are not taken."""
+        taken = {tool.name for tool in self._tools}
+        for tool in tools:
+            if tool.name in taken:
+                self._problems.append(
+                    f"`{tool.name}` of {tool.source} is left out: another tool has that name"
+                )
+            else:
+                self._tools.append(tool)
+
+
+def make_toolbox(settings: Settings, files: Iterable[str | Path] = ()) -> Toolbox:
+    """The tools that need nothing to be kept open: all but those of servers.
+
+    Raises:
+        ToolError: see ``Workbench``.
+    """
+    return Workbench(settings, files, servers=False).toolbox()
+
+
+def search_history(words: str) -> list[str]:
+    """Lines of earlier chats in which words occur; none where no chats are kept."""
+    from mobilellm_mlx.chat.store import Store, history_path
+
+    path = history_path()
+    if not path.is_file():
+        return []
+    with closing(Store(path)) as store:
+        return [
+            f"{hit.chat.updated_at.astimezone():%Y-%m-%d} {hit.chat.title}: "
+            f"{' '.join(hit.excerpt.split())}"
+            for hit in store.search(words, MAX_HITS)
+        ]
+
+
+def make_kit(settings: Settings, toolbox: Toolbox, approve: Approve | None = None) -> ToolKit:
+    """What a session needs to use tools.
+
+    Args:
+        settings: say how they are used.
+        toolbox: the tools.
+        approve: asks the person; None: nobody is there to ask.
+    """
+    from mobilellm_mlx.chat.using import ToolKit
+    from mobilellm_mlx.tools.approval import Approvals, approvals_path
+
+    style = settings.get("tools.style")
+    return ToolKit(
+        toolbox,
+        Approvals(approvals_path()),
+        approve or deny,
+        reads_freely=settings.get("tools.free_reading"),
+        style="" if style == "auto" else style,
+        is_on=settings.get("tools.use"),
+    )
