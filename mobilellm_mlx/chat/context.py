@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
-from mobilellm_mlx.chat.records import StoredMessage
-from mobilellm_mlx.errors import ContextOverflow, InvalidOption
+from mobilellm_mlx.chat.records import StoredMessage, ToolUse
+from mobilellm_mlx.errors import ContextOverflow, InvalidOption, ToolError
 from mobilellm_mlx.messages import Message
+from mobilellm_mlx.tools.tool import Call
 
 WhenFull = Literal["drop", "stop"]
 
@@ -76,6 +78,7 @@ def choose(
     limit: int,
     policy: ContextPolicy,
     before: Collection[str] = (),
+    using: Sequence[ToolUse] = (),
 ) -> Shown:
     """What to show of a branch whose newest turn must be in it.
 
@@ -86,6 +89,7 @@ def choose(
         limit: tokens that the context holds.
         policy: what to do when there is no room.
         before: ids left out the last time; they stay out as long as not everything fits.
+        using: tools that were used for the newest turn.
 
     Raises:
         ContextFull: when there is no room and the policy is to stop.
@@ -95,7 +99,8 @@ def choose(
     room = int(policy.threshold * limit)
 
     def shown(out: Collection[str]) -> list[Message]:
-        return conversation((m for turn in turns for m in turn if m.id not in out), instructions)
+        shown = (m for turn in turns for m in turn if m.id not in out)
+        return conversation(shown, instructions, using)
 
     whole = shown(())
     tokens = count(whole)
@@ -121,10 +126,43 @@ def choose(
     return Shown(shown(out), _in_order(branch, out))
 
 
-def conversation(messages: Iterable[StoredMessage], instructions: str | None) -> list[Message]:
-    """Messages as a model is asked with them, the instructions first."""
-    said = [Message(message.role, message.content) for message in messages]
-    return [Message("system", instructions), *said] if instructions else said
+def conversation(
+    messages: Iterable[StoredMessage],
+    instructions: str | None,
+    using: Sequence[ToolUse] = (),
+) -> list[Message]:
+    """Messages as a model is asked with them, the instructions first.
+
+    Args:
+        messages: of a branch, in order.
+        instructions: the system prompt.
+        using: tools that were used for the last one, when that is a question; those of earlier
+            questions are noted in their answers.
+    """
+    said = [Message("system", instructions)] if instructions else []
+    held = list(messages)
+    for message, following in zip_longest(held, held[1:]):
+        asked = Message(message.role, message.content)
+        uses = using if following is None else following.uses
+        made = [use for use in uses if use.tool]  # one that was cut never became a call
+        if message.role == "user" and made:
+            said += _told(asked, made)
+        else:
+            said.append(asked)
+    return said
+
+
+def _told(question: Message, uses: Sequence[ToolUse]) -> list[Message]:
+    """A question with the tools that were used for it, as the model was told then."""
+    from mobilellm_mlx.tools.asking import Used
+    from mobilellm_mlx.tools.styles import find_style
+
+    try:
+        style = find_style(uses[0].format)
+    except ToolError:  # from a file, or from a later version
+        style = find_style("two-step")
+    used = [Used(Call(use.tool, use.arguments), use.result, use.status) for use in uses]
+    return style.tell(question, used)
 
 
 def whole_turns(branch: Sequence[StoredMessage]) -> list[StoredMessage]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from mobilellm_mlx.chat.context import conversation, whole_turns
 from mobilellm_mlx.chat.records import Generation, StoredMessage
 from mobilellm_mlx.engine import ChatEngine
 from mobilellm_mlx.errors import InvalidInput
 from mobilellm_mlx.events import GenerationSummary, ModelLoaded
+from mobilellm_mlx.grammar import Grammar, Kind
 from mobilellm_mlx.options import GenerationOptions
 
 
@@ -23,6 +24,7 @@ def describe(
     adapter: str | None,
     left_out: tuple[str, ...],
     begun: str | Sequence[int],
+    grammar: Grammar | None = None,
 ) -> Generation:
     """The note about a stretch of an answer.
 
@@ -33,6 +35,7 @@ def describe(
         adapter: the one in use.
         left_out: ids of messages that the model was not shown.
         begun: what it went on from.
+        grammar: what it was bound to.
     """
     return Generation(
         model=info.model,
@@ -47,6 +50,7 @@ def describe(
         options=dict(summary.options),
         left_out=left_out,
         begun_text=begun if isinstance(begun, str) and begun else None,
+        grammar=f"{grammar.kind}:{grammar.source}" if grammar else "",
         tokens=tuple(summary.tokens),
         stop_reason=summary.stop_reason,
         prompt_tokens=summary.prompt_tokens,
@@ -69,6 +73,8 @@ def make_again(
     cancel: threading.Event | None = None,
 ) -> Iterator[GenerationSummary]:
     """Make an answer again as it was made.
+
+    Tools are not used again: what they said then is what the model is told.
 
     Args:
         engine: answers.
@@ -93,11 +99,20 @@ def make_again(
         # As many as there were: the person who stopped it is not there to do it again.
         options = replace(_options_from(stretch.options), max_tokens=len(stretch.tokens))
         start = tuple(begun) if stretch.begun_text is None else stretch.begun_text
-        asked = conversation(shown, stretch.instructions)
-        for event in engine.chat(asked, options, cancel, start):
+        asked = conversation(shown, stretch.instructions, answer.uses)
+        for event in engine.chat(asked, options, cancel, start, _grammar_from(stretch.grammar)):
             if isinstance(event, GenerationSummary):
                 yield event
         begun += stretch.tokens
+
+
+def _grammar_from(kept: str) -> Grammar | None:
+    """A grammar as it was noted."""
+    kind, _, source = kept.partition(":")
+    for known in get_args(Kind):
+        if kind == known:
+            return Grammar(known, source)
+    return None
 
 
 def _options_from(kept: Mapping[str, Any]) -> GenerationOptions:

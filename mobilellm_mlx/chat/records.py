@@ -55,6 +55,8 @@ class Generation:
     begun_text: str | None = None
     """What it went on from, where that is not the tokens of the stretches before: its program had
     died before it could note them."""
+    grammar: str = ""
+    """What it was bound to: the kind of grammar, a colon, its source."""
     tokens: tuple[int, ...] = ()
     """Ids of the generated tokens; empty when the program died before it could note them."""
     stop_reason: str = ""
@@ -68,6 +70,33 @@ class Generation:
     context_limit: int = 0
     memory_bytes: int = 0
     peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A call that was made on the way to an answer, and what came of it."""
+
+    id: str
+    tool: str
+    arguments: dict[str, object] = field(default_factory=dict)
+    """As it was run, or was to be."""
+    words: str = ""
+    source: str = ""
+    allowed: str = ""
+    """Who allowed it: ``you``, ``session``, ``always``, ``reads only``; empty when nobody did."""
+    status: str = ""
+    """See ``tools.Status``; empty when the program died before it knew."""
+    result: str = ""
+    is_shortened: bool = False
+    tokens: int = 0
+    forced_tokens: int = 0
+    forward_passes: int = 0
+    chosen_s: float = 0.0
+    """Seconds that the model took to make the call."""
+    elapsed_s: float = 0.0
+    """Seconds that running it took."""
+    format: str = ""
+    """How the call is written in the prompt; see ``tools.formats``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +117,8 @@ class StoredMessage:
     """Taken out of the chat; its children remain."""
     made: tuple[Generation, ...] = ()
     """Of an answer: how it was made."""
+    uses: tuple[ToolUse, ...] = ()
+    """Of an answer: the tools that were used before its text, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mobilellm_mlx.chat import tree
@@ -17,13 +17,16 @@ from mobilellm_mlx.chat.records import (
     ChatRecord,
     Generation,
     StoredMessage,
+    ToolUse,
     make_id,
     now,
 )
 from mobilellm_mlx.chat.titles import make_title
+from mobilellm_mlx.chat.using import ToolKit, Work, joined, use_tools
 from mobilellm_mlx.engine import ChatEngine
 from mobilellm_mlx.errors import EngineError, InvalidInput, StorageError
 from mobilellm_mlx.events import Event, GenerationSummary, Notice, ReasoningDelta, TextDelta
+from mobilellm_mlx.grammar import Grammar
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 
@@ -50,6 +53,7 @@ class Session:
         store: where chats are kept; None keeps them in memory only.
         policy: what to do when the context fills.
         snapshots: where caches of chats are kept; None keeps none.
+        tools: what the model may use; None offers it nothing.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Session:
         store: Store | None = None,
         policy: ContextPolicy | None = None,
         snapshots: Snapshots | None = None,
+        tools: ToolKit | None = None,
     ):
         self._engine = engine
         self.standing_instructions = instructions
@@ -69,6 +74,7 @@ class Session:
         GenerationOptions().merged(self.overrides)  # an impossible value is said at once
         self.policy = policy or ContextPolicy()
         self.adapter: str | None = None
+        self.tools = tools
         self._keeper = Keeper(store)
         self._snapshots = snapshots
         self._cached_chat: str | None = None
@@ -252,19 +258,14 @@ class Session:
         if self._engine.info is None:
             yield from self._engine.load()
         options = self._engine.defaults.merged(overrides)
-        begun = _begun(answer)
-        shown = self._context(answer, begun)
-        if new := set(shown.left_out) - set(self.left_out):
-            yield Notice(
-                f"{len(new)} older messages are no longer shown to the model: its context is full"
-            )
+        way = _Way(answer, options, cancel or threading.Event(), _begun(answer), self.instructions)
         if answer.status != "partial":  # should the program die now, its tokens will not be all
             self._put(replace(answer, status="partial"))
         writer = AnswerWriter(self._keeper, answer.id, answer.content, answer.reasoning)
         summary: GenerationSummary | None = None
         status: AnswerStatus = "failed"
         try:
-            with writer, closing(self._engine.chat(shown.messages, options, cancel, begun)) as job:  # type: ignore[type-var]
+            with writer, closing(self._work(way, writer)) as job:
                 for event in job:
                     if isinstance(event, TextDelta):
                         writer.add(text=event.text)
@@ -281,25 +282,84 @@ class Session:
             raise
         finally:
             made = None
-            if summary is not None and (info := self._engine.info) is not None:
+            info = self._engine.info
+            if summary is not None and info is not None and way.is_made:
                 made = describe(
                     info,
                     summary,
-                    instructions=self.instructions,
+                    instructions=way.instructions,
                     adapter=self.adapter,
-                    left_out=shown.left_out,
-                    begun=begun,
+                    left_out=way.left_out,
+                    begun=way.begun,
+                    grammar=way.grammar,
                 )
-            self._settle(answer, writer, status, made)
+            self._settle(way, writer, status, made)
         if notice := self._keeper.notice():
             yield notice
         yield summary
 
-    def _context(self, answer: StoredMessage, begun: str | Sequence[int]) -> Shown:
-        """What the model is shown for an answer."""
-        branch = self.above(answer.id)
+    def _work(self, way: _Way, writer: AnswerWriter) -> Generator[Event, None, None]:
+        """All that happens on the way to an answer; ends with a summary."""
+        kit, answer = self.tools, way.answer
+        if kit is not None and kit.is_on and not (way.begun or answer.made or answer.uses):
+            work = yield from self._use_tools(kit, way, writer)
+            if work.calls is not None and work.calls.speech is not None:
+                way.grammar = work.calls.grammar
+                yield work.calls.speech
+                return
+            if writer.content and work.uses:
+                yield TextDelta("\n\n")  # what it said before it called, and what it says now
+            if work.answer and not way.cancel.is_set():
+                yield TextDelta(work.answer)
+                yield self._unmade(way, work.answer)
+                return
+        shown = self._context(way, way.instructions)
+        way.left_out = shown.left_out
+        if new := set(shown.left_out) - set(self.left_out):
+            yield Notice(
+                f"{len(new)} older messages are no longer shown to the model: its context is full"
+            )
+        yield from self._engine.chat(shown.messages, way.options, way.cancel, way.begun)
+
+    def _unmade(self, way: _Way, text: str) -> GenerationSummary:
+        """The end of an answer that no model made."""
+        way.is_made = False
         info = self._engine.info
         assert info is not None
+        shown = [*self._context(way, way.instructions).messages, Message("assistant", text)]
+        return GenerationSummary(
+            model=info.model,
+            text=text,
+            context_used=self._engine.count_tokens(shown),
+            context_limit=info.context_limit,
+        )
+
+    def _use_tools(
+        self, kit: ToolKit, way: _Way, writer: AnswerWriter
+    ) -> Generator[Event, None, Work]:
+        """Let the model use tools before it answers."""
+
+        def prompt(uses: Sequence[ToolUse], more: str) -> Sequence[Message]:
+            way.answer = replace(way.answer, uses=tuple(uses))
+            shown = self._context(way, joined(self.instructions, more))
+            way.left_out = shown.left_out
+            return shown.messages
+
+        def note(uses: Sequence[ToolUse]) -> None:
+            way.answer = replace(way.answer, uses=tuple(uses))
+            self._put(replace(way.answer, content=writer.content, status="partial"))
+
+        said = self.above(way.answer.id)[-1].content
+        work = yield from use_tools(kit, self._engine, said, prompt, note, way.options, way.cancel)
+        way.instructions = joined(self.instructions, work.instructions)
+        return work
+
+    def _context(self, way: _Way, instructions: str | None) -> Shown:
+        """What the model is shown for an answer."""
+        branch = self.above(way.answer.id)
+        info = self._engine.info
+        assert info is not None
+        begun = way.begun
         more = len(begun.encode()) if isinstance(begun, str) else len(begun)
 
         def count(messages: Sequence[Message]) -> int:
@@ -310,19 +370,22 @@ class Session:
                     pass
                 return self._engine.count_tokens(messages) + more
 
+        told = [way.answer, *branch]
+        more_bytes = more + len((instructions or "").encode())
         return choose(
             branch,
-            self.instructions,
-            count=self._guarded(count, branch, more, info.context_limit),
+            instructions,
+            count=self._guarded(count, told, more_bytes, info.context_limit),
             limit=info.context_limit,
             policy=self.policy,
             before=self.left_out,
+            using=way.answer.uses,
         )
 
     def _guarded(
         self,
         count: Callable[[Sequence[Message]], int],
-        branch: Sequence[StoredMessage],
+        told: Sequence[StoredMessage],
         more: int,
         limit: int,
     ) -> Callable[[Sequence[Message]], int]:
@@ -330,19 +393,23 @@ class Session:
 
         A template may bring words of its own; a chat that is that close to its limit is counted.
         """
-        size = sum(len(message.content.encode()) + _LONGEST_EXTRA for message in branch)
-        size += len((self.instructions or "").encode()) + more
+        size = more
+        for message in told:
+            size += len(message.content.encode()) + _LONGEST_EXTRA
+            for use in message.uses:
+                size += len(f"{use.tool}{use.arguments}{use.result}".encode()) + 8 * _LONGEST_EXTRA
         short = size <= self.policy.threshold * limit / 2
         return (lambda _: size) if short else count
 
     def _settle(
         self,
-        answer: StoredMessage,
+        way: _Way,
         writer: AnswerWriter,
         status: AnswerStatus,
         made: Generation | None,
     ) -> None:
         """Write an answer down as it ended."""
+        answer = way.answer
         settled = replace(
             answer,
             content=writer.content,
@@ -520,11 +587,29 @@ class Session:
         self._note(lambda store: store.set_deleted(message_ids, deleted))
 
 
+@dataclass(slots=True)
+class _Way:
+    """On the way to an answer: what it is made with."""
+
+    answer: StoredMessage
+    options: GenerationOptions
+    cancel: threading.Event
+    begun: str | Sequence[int]
+    instructions: str | None
+    left_out: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    is_made: bool = True
+    """Whether the model made the answer; else it is a tool's."""
+
+
 def _is_nothing(answer: StoredMessage) -> bool:
     """Whether an answer brought not a word and was not meant to: it was stopped or broke.
 
-    One that a limit ended while the model still thought can be continued.
+    One that a limit ended while the model still thought can be continued, and what tools did was
+    done.
     """
+    if answer.uses:
+        return False
     if answer.reasoning:
         ended = bool(answer.made) and answer.made[-1].stop_reason != "cancelled"
         return not answer.content and not ended

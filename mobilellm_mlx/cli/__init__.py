@@ -26,6 +26,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "models": ("mobilellm_mlx.cli.models:models", "List, fetch, show and remove models."),
     "convert": ("mobilellm_mlx.cli.convert:convert", "Turn a checkpoint into a 4-bit model."),
     "export": ("mobilellm_mlx.cli.export:export", "Write a model for llama.cpp or Hugging Face."),
+    "tools": ("mobilellm_mlx.cli.tools:tools", "List tools and use them by hand."),
+    "demo": ("mobilellm_mlx.cli.demo:demo", "See eight small tasks done with tools."),
+    "eval": ("mobilellm_mlx.cli.eval:eval_", "Measure a model: calls of tools."),
     "doctor": ("mobilellm_mlx.cli.doctor:doctor", "Check this machine and this installation."),
 }
 """Verb to where it lives and its line in the help."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ import click
 from mobilellm_mlx.chat import Session
 from mobilellm_mlx.chat.context import ContextPolicy
 from mobilellm_mlx.cli import console, faces
+from mobilellm_mlx.cli.approval import ask_on_terminal
+from mobilellm_mlx.cli.demo import Demo
 from mobilellm_mlx.cli.shared import (
     debug_option,
     is_interactive,
@@ -25,12 +28,14 @@ from mobilellm_mlx.cli.shared import (
     sampling_overrides,
     show_reasoning_option,
 )
+from mobilellm_mlx.cli.toolbox import Workbench, make_kit
 from mobilellm_mlx.engine import Engine
 from mobilellm_mlx.errors import InvalidInput, StorageError
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 
 if TYPE_CHECKING:
     from mobilellm_mlx.chat.store import Store
+    from mobilellm_mlx.chat.using import ToolKit
     from mobilellm_mlx.settings import Settings
 
 
@@ -44,6 +49,15 @@ if TYPE_CHECKING:
     help="Go on with a chat: the last one, or that of an id or a title.",
 )
 @click.option("--private", is_flag=True, help="Keep nothing of what is said.")
+@click.option(
+    "--tools",
+    "files",
+    callback=require_text,
+    multiple=True,
+    metavar="FILE",
+    help="A Python file with tools of your own; repeatable.",
+)
+@click.option("--no-tools", is_flag=True, help="Offer the model no tools.")
 @click.option("--system", callback=require_text, metavar="TEXT", help="Instructions for the model.")
 @sampling_options
 @loading_options
@@ -53,6 +67,8 @@ def chat(
     model: str | None,
     resume: str | None,
     private: bool,
+    files: tuple[str, ...],
+    no_tools: bool,
     system: str | None,
     context: int | None,
     compute: str,
@@ -64,6 +80,9 @@ def chat(
     On a terminal this opens the interface and keeps the chats; `mobilellm history` finds them.
     Without one, each line of stdin is a turn, the answers go to stdout, and only a chat that was
     resumed is kept. The interface folds reasoning and needs no --show-reasoning.
+
+    The model may use tools (`mobilellm tools list`). You are asked before anything is done; where
+    there is no terminal to ask on, only what you allowed before is.
     """
     from mobilellm_mlx.settings import load_settings
 
@@ -73,15 +92,17 @@ def chat(
     GenerationOptions().merged(overrides)
     loading = load_options(context, compute)
     settings, problems = load_settings()
+    if no_tools:
+        settings = settings.replaced("tools.use", False)
     talks = is_interactive()
     kept = (talks and settings.get("history.save") and not private) or resume is not None
-    with _history(kept) as (store, note):
+    with _history(kept) as (store, note), Workbench(settings, files) as bench:
         chat_id, used = _resumed(store, resume)
         directory = _directory(model, used, settings)
-        notes = [*problems, *([note] if note else [])]
+        notes = [*problems, *([note] if note else []), *bench.problems]
         if talks:
             return _interface(
-                directory, loading, settings, store, notes, chat_id, system, overrides
+                directory, loading, settings, store, notes, chat_id, system, overrides, bench
             )
         for text in notes:
             click.echo(f"note: {text}", err=True)
@@ -94,6 +115,7 @@ def chat(
                 policy=ContextPolicy(
                     settings.get("chat.context_policy"), settings.get("chat.context_threshold")
                 ),
+                tools=_kit_for_lines(settings, bench),
             )
             if chat_id is not None:
                 session.open(chat_id)
@@ -141,6 +163,13 @@ def _directory(model: str | None, used: Path | None, settings: Settings) -> Path
     return resolve_model(model or settings.get("model.default"))
 
 
+def _kit_for_lines(settings: Settings, bench: Workbench) -> ToolKit | None:
+    """Tools for a chat that may have nobody to ask; none when nothing could be allowed."""
+    kit = make_kit(settings, bench.toolbox(), ask_on_terminal)
+    somebody = sys.stderr is not None and sys.stderr.isatty()
+    return kit if somebody or kit.reads_freely or kit.approvals.rules else None
+
+
 def _interface(
     directory: Path,
     loading: LoadOptions,
@@ -150,11 +179,15 @@ def _interface(
     chat_id: str | None,
     system: str | None,
     overrides: dict[str, Any],
+    bench: Workbench,
 ) -> int:
     """Chat in the terminal until the person leaves."""
+    from mobilellm_mlx import paths
     from mobilellm_mlx.chat.snapshots import Snapshots
     from mobilellm_mlx.cli.shelf import Shelf
     from mobilellm_mlx.settings import save_setting
+    from mobilellm_mlx.tools.builtin.timers import FILE as TIMERS
+    from mobilellm_mlx.tools.builtin.timers import Timers
 
     wanted = settings.get("cache.snapshots")
     limit = int(settings.get("cache.limit_gb") * 1e9) if wanted else 0
@@ -162,20 +195,28 @@ def _interface(
     snapshots.sweep()  # switched off, nothing of them stays
     is_kept = store is not None and store.path is not None  # in memory, nothing may stay
     tui = faces.tui()
-    house = tui.make_house(
-        store=store,
-        settings=settings,
-        save_setting=save_setting,
-        shelf=Shelf(loading),
-        snapshots=snapshots if is_kept and wanted else None,
-        notices=tuple(notes),
-        resume=chat_id,
-    )
     with Engine(directory, loading) as engine:
+        house = tui.make_house(
+            store=store,
+            settings=settings,
+            save_setting=save_setting,
+            shelf=Shelf(loading),
+            snapshots=snapshots if is_kept and wanted else None,
+            notices=tuple(notes),
+            resume=chat_id,
+            tools=make_kit(settings, bench.toolbox()),
+            toolbox=bench.toolbox,
+            timers=Timers(paths.data_dir() / TIMERS, _local_now),
+            demo=lambda: Demo(engine),
+        )
         tui.run_chat(
             engine, house=house, instructions=system, overrides=overrides, title=directory.name
         )
     return 0
+
+
+def _local_now() -> datetime:
+    return datetime.now().astimezone()
 
 
 def chat_in_lines(session: Session, show_reasoning: bool = False) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilellm_mlx.chat.exchange import WholeChat, from_json, renew, to_json
-from mobilellm_mlx.chat.records import ChatRecord, Generation, StoredMessage
+from mobilellm_mlx.chat.records import ChatRecord, Generation, StoredMessage, ToolUse
 from mobilellm_mlx.chat.tree import branch
 from mobilellm_mlx.errors import InvalidInput
 
@@ -46,6 +46,7 @@ parts_of_a_generation = {
     ),
     **dict.fromkeys(("adapter", "instructions"), st.none() | texts),
     "begun_text": texts,
+    "grammar": texts,
     **dict.fromkeys(("prompt_tokens", "cached_tokens", "reasoning_tokens"), wholes),
     **dict.fromkeys(("context_used", "context_limit", "memory_bytes"), wholes),
     **dict.fromkeys(("ttft_s", "prefill_tok_per_s", "decode_tok_per_s"), numbers),
@@ -56,6 +57,18 @@ parts_of_a_generation = {
     "left_out": st.lists(texts, max_size=2).map(tuple),
 }
 generations = st.builds(Generation, **parts_of_a_generation)
+values = st.recursive(
+    plain, lambda v: st.lists(v, max_size=2) | st.dictionaries(texts, v, max_size=2)
+)
+parts_of_a_use = {
+    **dict.fromkeys(("id", "tool", "words", "source", "allowed", "status", "result"), texts),
+    "format": texts,
+    "arguments": st.dictionaries(texts, values, max_size=3),
+    "is_shortened": st.booleans(),
+    **dict.fromkeys(("tokens", "forced_tokens", "forward_passes"), wholes),
+    **dict.fromkeys(("chosen_s", "elapsed_s"), numbers),
+}
+uses = st.builds(ToolUse, **parts_of_a_use)
 
 
 @st.composite
@@ -72,6 +85,7 @@ def whole_chats(draw: st.DrawFn) -> WholeChat:
                 draw(st.sampled_from(["complete", "partial", "stopped", "failed"])),
                 draw(st.booleans()), draw(st.booleans()),
                 tuple(draw(st.lists(generations, max_size=2))),
+                tuple(draw(st.lists(uses, max_size=2))),
             )
         )  # fmt: skip
     chat = draw(
@@ -126,6 +140,7 @@ def test_a_chat_that_was_deleted_where_it_comes_from_is_not_deleted_here() -> No
 
 def test_no_field_of_a_generation_is_forgotten_above() -> None:
     assert {field.name for field in fields(Generation)} == set(parts_of_a_generation)
+    assert {field.name for field in fields(ToolUse)} == set(parts_of_a_use)
 
 
 def test_a_message_has_a_line_of_its_own_that_cannot_steer_a_terminal() -> None:

@@ -17,6 +17,7 @@ from mobilellm_mlx.errors import InvalidInput
 
 Record = TypeVar("Record")
 
+_DEEPEST = 8
 _WHOLE = 2**63
 """What SQLite's whole numbers end below."""
 
@@ -86,7 +87,7 @@ def _reader(hint: Any) -> Callable[[Any, str], Any]:
     if origin is Literal:
         return lambda value, where: _one_of(inner, value, where)
     if origin is dict:
-        return _options
+        return _arguments if inner[1] is object else _options
     if hint not in _PLAIN:  # a record within a record
         return lambda value, where: decode(hint, value, where)
     return _PLAIN[hint]
@@ -153,6 +154,27 @@ def _options(value: Any, where: str) -> dict[str, Any]:
             elif isinstance(part, dict | list) or not abs(part or 0) <= 2 * _WHOLE:
                 raise _wrong(f"{where}.{name:.40}", part, "text, a number or a list of such")
     return value
+
+
+def _arguments(value: Any, where: str) -> dict[str, object]:
+    """What a tool was given: values of any kind by name."""
+    if not isinstance(value, dict):
+        raise _wrong(where, value, "an object")
+    _plain(value, where)
+    return value
+
+
+def _plain(value: Any, where: str, depth: int = 0) -> None:
+    """Require text, a finite number, or lists and objects of such."""
+    if isinstance(value, str):
+        _text(value, where)
+    elif isinstance(value, dict | list) and depth < _DEEPEST:
+        for name in value if isinstance(value, dict) else ():
+            _text(name, where)
+        for part in value.values() if isinstance(value, dict) else value:
+            _plain(part, where, depth + 1)
+    elif isinstance(value, dict | list) or not abs(value or 0) <= 2 * _WHOLE:
+        raise _wrong(where, value, "text, a number, or lists of such")
 
 
 _PLAIN: dict[Any, Callable[[Any, str], Any]] = {

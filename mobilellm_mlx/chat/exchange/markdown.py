@@ -66,6 +66,9 @@ def _part(message: StoredMessage, reasoning: bool) -> str:
     lines = [f"## {who}", ""]
     if reasoning and message.reasoning:
         lines += [*(f"> {line}".rstrip() for line in message.reasoning.splitlines()), ""]
+    for use in message.uses:
+        result = " ".join(use.result.split())
+        lines += [f"> {' '.join(use.words.split()) or use.tool}: {result or use.status}", ""]
     lines += [_closed(message.content.strip("\n")), ""]
     if message.status in _ENDINGS:
         lines += [f"*({_ENDINGS[message.status]})*", ""]

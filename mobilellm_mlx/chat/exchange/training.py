@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mobilellm_mlx.chat.context import conversation
 from mobilellm_mlx.chat.exchange.text import to_compact_json
 from mobilellm_mlx.chat.records import ChatRecord, StoredMessage
 
@@ -13,6 +14,7 @@ def to_jsonl(chat: ChatRecord, branch: Sequence[StoredMessage]) -> str:
 
     Only complete turns are in it: a question that went unanswered, or whose answer was stopped,
     would teach to stop. The system prompt that was in force comes first; reasoning is not in it.
+    Tools stand where they stood for the model.
 
     Args:
         chat: whose instructions count where an answer does not say its own.
@@ -24,7 +26,7 @@ def to_jsonl(chat: ChatRecord, branch: Sequence[StoredMessage]) -> str:
     made = said[-1].made
     instructions = made[-1].instructions if made else chat.instructions
     system = [{"role": "system", "content": instructions}] if instructions else []
-    words = [{"role": message.role, "content": message.content} for message in said]
+    words = [message.to_dict() for message in conversation(said, None)]
     return to_compact_json({"messages": system + words}) + "\n"
 
 

@@ -100,6 +100,11 @@ MIGRATIONS: tuple[Migration, ...] = (
             *_search_index("messages", "content"),
         ),
     ),
+    Migration(
+        "2026-11 tools",
+        # JSON: a list of the fields of each ToolUse
+        ("ALTER TABLE messages ADD COLUMN uses TEXT NOT NULL DEFAULT '[]'",),
+    ),
 )
 
 SEARCH_INDEXES = ("chats_search", "messages_search")

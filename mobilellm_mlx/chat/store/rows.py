@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast, get_args
 
-from mobilellm_mlx.chat.records import AnswerStatus, ChatRecord, Generation, StoredMessage
+from mobilellm_mlx.chat.records import (
+    AnswerStatus,
+    ChatRecord,
+    Generation,
+    StoredMessage,
+    ToolUse,
+)
 from mobilellm_mlx.messages import Role
 
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 _GENERATION_FIELDS = {field.name for field in fields(Generation)}
+_USE_FIELDS = {field.name for field in fields(ToolUse)}
+_PLAIN_USE = asdict(ToolUse("", ""))
 
 SELECT_CHATS = """
     SELECT chats.*, (
@@ -97,6 +106,7 @@ def message_row(message: StoredMessage, now: datetime) -> dict[str, Any]:
         "pinned": message.pinned,
         "created_at": time_text(message.created_at),
         "deleted_at": time_text(now) if message.deleted else None,
+        "uses": _compact([asdict(use) for use in message.uses]),
     }
 
 
@@ -115,7 +125,21 @@ def message_from(row: Mapping[str, Any], made: Iterable[Generation] = ()) -> Sto
         pinned=bool(row["pinned"]),
         deleted=row["deleted_at"] is not None,
         made=tuple(made),
+        uses=tuple(_uses_from(row.get("uses"))),
     )
+
+
+def _uses_from(text: Any) -> Iterator[ToolUse]:
+    """The column ``uses``; a use that makes no sense is left out."""
+    try:
+        uses = json.loads(text) if text else []
+    except (ValueError, TypeError, RecursionError):
+        return
+    for use in uses if isinstance(uses, list) else ():
+        with suppress(TypeError, AttributeError):
+            known = {name: value for name, value in use.items() if name in _USE_FIELDS}
+            if all(type(value) is type(_PLAIN_USE[name]) for name, value in known.items()):
+                yield ToolUse(**known)
 
 
 def generation_row(message_id: str, position: int, made: Generation) -> dict[str, Any]:
@@ -126,7 +150,7 @@ def generation_row(message_id: str, position: int, made: Generation) -> dict[str
         "message_id": message_id,
         "position": position,
         "model": clean(made.model),
-        "details": clean(json.dumps(details, ensure_ascii=False, separators=(",", ":"))),
+        "details": _compact(details),
     }
 
 
@@ -140,6 +164,10 @@ def generation_from(row: Mapping[str, Any]) -> Generation:
         return Generation(**{**known, "model": str(row["model"])})
     except (ValueError, TypeError, AttributeError, RecursionError):
         return Generation(model=str(row["model"]))
+
+
+def _compact(value: Any) -> str:
+    return clean(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def _time(text: Any) -> datetime | None:
