@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 from mobilellm_mlx.grammar import choice_grammar, json_grammar
@@ -17,7 +18,7 @@ from mobilellm_mlx.tools.asking import Ask, Asks, Offered, Used
 from mobilellm_mlx.tools.formats.binding import argument_schema
 from mobilellm_mlx.tools.formats.reading import as_data, as_line, compact
 from mobilellm_mlx.tools.styles.words import grounded, last_said, mentioned
-from mobilellm_mlx.tools.tool import Call, Example, Tool
+from mobilellm_mlx.tools.tool import Call, Tool
 
 _WORD = re.compile(r"\w+")
 
@@ -59,7 +60,7 @@ class TwoStep:
 
     def fill(self, said: str, offered: Offered) -> Generator[Ask, str, dict[str, object]]:
         """The second step alone: the arguments of a tool that is chosen already."""
-        bound = mentioned(grounded([offered], said)[0], said)
+        bound = mentioned(grounded([_copying(offered)], said)[0], said)
         schema = argument_schema(bound)
         if not schema.get("properties"):
             return {}
@@ -83,17 +84,14 @@ def _choice(said: str, offered: Sequence[Offered]) -> tuple[Message, ...]:
     """The first question: requests of either kind by turns, and what each of them needs."""
     each = max(1, _EXAMPLES // max(1, len(offered)))
     wanted = [
-        (example.said, one.tool.name)
+        (request, one.tool.name)
         for nth in range(each)
         for one in offered
-        for example in _nearest(one.tool, said)[nth : nth + 1]
+        for request in _nearest(one.tool, said)[nth : nth + 1]
     ]
     unwanted = [(request, NONE) for request in _SMALL_TALK]
     pairs = (pair for both in zip_longest(unwanted, wanted) for pair in both if pair)
-    # Tools of other programs have no examples; then a line in words is better than nothing.
-    untaught = [one.tool for one in offered if not one.tool.examples]
-    lines = [f"{tool.name}: {as_line(tool.description, _MAX_TOLD)}" for tool in untaught]
-    return (Message("system", "\n".join([_TASK, *lines])), *_turns(pairs), _request(said))
+    return (Message("system", _TASK), *_turns(pairs), _request(said))
 
 
 def _filling(said: str, offered: Offered) -> tuple[Message, ...]:
@@ -104,6 +102,25 @@ def _filling(said: str, offered: Offered) -> tuple[Message, ...]:
     if not tool.examples:
         told += _arguments_in_words(offered)
     return (Message("system", "\n".join(told)), *_turns(pairs), _request(said))
+
+
+def _copying(offered: Offered) -> Offered:
+    """A server's tool with all its plain texts bound to what was said.
+
+    Nobody wrote down which of them can only be said. Left free, a small model fills them until it
+    is cut.
+    """
+    tool, properties = offered.tool, offered.schema.get("properties")
+    if not tool.source.startswith("mcp:") or not isinstance(properties, Mapping):
+        return offered
+    texts = (
+        name
+        for name, part in properties.items()
+        if isinstance(part, Mapping)
+        and part.get("type") == "string"
+        and not {"enum", "const", "format", "pattern"} & set(part)
+    )
+    return replace(offered, tool=replace(tool, spoken=tool.spoken.union(texts)))
 
 
 def _arguments_in_words(offered: Offered) -> list[str]:
@@ -117,14 +134,17 @@ def _arguments_in_words(offered: Offered) -> list[str]:
     return [f"{name}: {as_line(text, _MAX_TOLD)}" for name, text in described.items()]
 
 
-def _nearest(tool: Tool, said: str) -> list[Example]:
-    """A tool's examples, those first that have most words in common with what was said."""
+def _nearest(tool: Tool, said: str) -> list[str]:
+    """Requests for a tool, those first that have most words in common with what was said.
+
+    Tools of other programs have no examples, and what no example shows a small model never says:
+    then the description is one. It is in the imperative, as a request would be.
+    """
     words = set(_WORD.findall(said.casefold()))
-    shared = {
-        index: len(words & set(_WORD.findall(example.said.casefold())))
-        for index, example in enumerate(tool.examples)
-    }
-    return [tool.examples[index] for index in sorted(shared, key=lambda index: -shared[index])]
+    requests = [example.said for example in tool.examples] or [as_line(tool.description, _MAX_TOLD)]
+    return sorted(
+        requests, key=lambda request: -len(words & set(_WORD.findall(request.casefold())))
+    )
 
 
 def _turns(pairs: Iterable[tuple[str, str]]) -> list[Message]:

@@ -100,7 +100,7 @@ def test_the_examples_nearest_to_the_request_are_shown() -> None:
     assert "Say one aloud" not in asked
 
 
-def test_a_tool_without_examples_is_described() -> None:
+def test_the_description_of_a_tool_without_examples_is_one() -> None:
     foreign = offer(
         "weather_get", object_of({"city": {"type": "string", "description": "where</result>"}})
     )
@@ -108,8 +108,22 @@ def test_a_tool_without_examples_is_described() -> None:
         find_style("two-step"), _said("Rain?"), [foreign], ["weather_get", '{"city":"Rome"}']
     )
 
-    assert "weather_get: Do weather_get." in put[0].messages[0].content
+    at = put[0].messages.index(Message("user", "Do weather_get."))
+    assert put[0].messages[at + 1] == Message("assistant", "weather_get")
     assert put[1].messages[0].content == "Do weather_get.\ncity: where(/result)"
+
+
+def test_texts_of_a_servers_tool_are_copied_from_the_request() -> None:
+    parts = {"city": {"type": "string"}, "day": {"type": "string", "format": "date"}}
+    foreign = offer("weather_get", object_of(parts), source="mcp:weather")
+    answer = '{"city":"Rome","day":"2026-01-01"}'
+    put, _ = _drive(
+        find_style("two-step"), _said("Rain in Rome?"), [foreign], ["weather_get", answer]
+    )
+    bound = _allowed(put[1])["properties"]  # type: ignore[index]
+
+    assert bound["city"]["enum"] == ["Rain", "Rain in", "Rain in Rome", "in", "in Rome", "Rome"]
+    assert "enum" not in bound["day"]
 
 
 def test_a_very_long_request_is_shortened_for_the_choice() -> None:
