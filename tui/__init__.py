@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilellm_mlx.engine import ChatEngine
 
+    from .app import MobileLLMApp
     from .house import House
 
-__all__ = ["make_house", "run_chat"]
+__all__ = ["DEMO_TASKS", "make_house", "run_chat", "run_demo"]
+
+DEMO_TASKS = (
+    "What is 17% of 240?",
+    "What time is it in Tokyo?",
+    "Convert 5 miles to kilometres",
+    "Take a note: buy oat milk",
+    "Set a timer for 10 minutes called pasta",
+    "Find my note about milk",
+    "How full is my disk?",
+    "Tell me a joke",
+)
+"""What the demo of the tools asks for; the last one needs none."""
 
 
 def make_house(**parts: Any) -> House:
@@ -55,6 +68,28 @@ def run_chat(
     app = MobileLLMApp(
         engine, house=house, instructions=instructions, overrides=overrides, title=title
     )
+    _run(app)
+
+
+def run_demo(engine: ChatEngine, *, house: House, title: str = "") -> None:
+    """Show what tools can do, until the person leaves.
+
+    Args:
+        engine: answers; need not be loaded.
+        house: makes the place for it; see ``House.demo``.
+        title: what to call the model until it is loaded and says its own name.
+
+    Raises:
+        MobileLLMError: as ``run_chat`` does.
+        Exception: as ``run_chat`` does.
+        SystemExit: as ``run_chat`` does.
+    """
+    from .app import MobileLLMApp
+
+    _run(MobileLLMApp(engine, house=house, title=title, is_demo=True))
+
+
+def _run(app: MobileLLMApp) -> None:
     app.run()
     if app.board is not None:
         app.board.close(timeout_s=1.0)

@@ -17,6 +17,7 @@ from mobilellm_mlx.chat.session import Session
 from mobilellm_mlx.engine import ChatEngine
 
 from . import messages as heard
+from .alarms import Alarms
 from .attention import Attention
 from .bridge import Bridge, Clock
 from .house import House
@@ -41,6 +42,7 @@ class MobileLLMApp(App[None]):
         overrides: fields of ``GenerationOptions`` that replace the recommended ones.
         title: what to call the model until it is loaded.
         clock: seconds from any start; a test passes its own.
+        is_demo: show what tools can do as soon as the model is loaded, and end with that.
 
     Attributes:
         bridge: the way to the engine.
@@ -85,6 +87,7 @@ class MobileLLMApp(App[None]):
         overrides: Mapping[str, Any] | None = None,
         title: str = "",
         clock: Clock = time.monotonic,
+        is_demo: bool = False,
     ) -> None:
         super().__init__(ansi_color=True if wants_no_color() else None)
         teach_option_enter()
@@ -95,8 +98,10 @@ class MobileLLMApp(App[None]):
             overrides=overrides,
             store=house.store,
             snapshots=house.snapshots,
+            tools=house.tools,
         )
         self.house = house
+        self._is_demo = is_demo
         self._is_ready = False
         self._ending: int | None = None
         """The signal that asked the program to end."""
@@ -134,6 +139,9 @@ class MobileLLMApp(App[None]):
         self.attention.attach()
         if self.board is not None:
             self.board.attach(self)
+        if self.house.timers is not None:
+            self.alarms = Alarms(self, self.house.timers, self.attention, self.house.now)
+            self.alarms.attach()
 
     def on_ready(self) -> None:
         """What is in memory now stays; looking through it again and again would make pauses."""
@@ -222,6 +230,9 @@ class MobileLLMApp(App[None]):
     @on(heard.ModelReady)
     def forget_failure(self) -> None:
         self.failure = None
+        if self._is_demo:
+            self._is_demo = False
+            self.chat.tools.open_demo(then=self.exit)
 
     @on(heard.LoadingFailed)
     def note_failure(self, event: heard.LoadingFailed) -> None:
@@ -233,6 +244,10 @@ class MobileLLMApp(App[None]):
         # Not what it says: desktops keep notifications, and show them on a locked screen.
         if event.summary.status == "ok":
             self.attention.job_ended("The answer is there", event.summary.elapsed_s)
+
+    @on(heard.ApprovalWanted)
+    def call_for_leave(self) -> None:
+        self.attention.call("A tool asks for leave")
 
     @on(heard.AnswerFailed)
     def note_internal_failure(self, event: heard.AnswerFailed) -> None:

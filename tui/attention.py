@@ -124,7 +124,16 @@ class Attention:
             text: what ended, in a few words; may hold anything.
             elapsed_s: how long it took.
         """
-        if elapsed_s < LONG_S or self._app.app_focus or not self._is_wanted():
+        if elapsed_s >= LONG_S:
+            self.call(text)
+
+    def call(self, text: str) -> None:
+        """Notify and mark the title, if the person is elsewhere.
+
+        Args:
+            text: what for, in a few words; may hold anything.
+        """
+        if self._app.app_focus or not self._is_wanted():
             return
         if not self._is_marked:
             self._is_marked = True

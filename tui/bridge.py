@@ -6,6 +6,9 @@ messages. So the reading thread never touches Textual: it cannot block the inter
 cannot flood it, and leaving in mid-answer has nothing to race with. The timer stands still while
 no job runs.
 
+A call that needs leave is the one thing that the reading thread waits for: ``Bridge.approve`` puts
+a question into the same box, and its answer comes back in a future.
+
 The thread is a daemon and not one of Textual's thread workers: asyncio waits for those when its
 loop ends, and leaving would hang for as long as a model takes to load.
 """
@@ -16,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from textual.message import Message
@@ -36,6 +39,7 @@ from mobilellm_mlx.events import (
     ReasoningDelta,
     TextDelta,
 )
+from mobilellm_mlx.tools.tool import Answer, Request
 
 from . import messages as say
 from .pauses import avoids_pauses, use_pause
@@ -85,10 +89,19 @@ class _Job:
         return (self.tokens - 1) / spent if spent >= MIN_RATE_S else None
 
 
+@dataclass(slots=True)
+class _Fresh:
+    """What came since the last messages and is told as one."""
+
+    reading: PrefillProgress | None = None
+    thought: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+
+
 class Bridge:
     """Runs one job at a time and reports it as messages.
 
-    All methods are for the interface's thread.
+    All methods but ``approve`` are for the interface's thread.
 
     Args:
         engine: loaded by ``load``.
@@ -105,6 +118,8 @@ class Bridge:
         self._box: deque[tuple[float, object]] = deque()
         self._target: MessagePump | None = None
         self._timer: Timer | None = None
+        if session.tools is not None:
+            session.tools.approve = self.approve
 
     def attach(self, target: MessagePump) -> None:
         """Name the screen that gets the messages. Call it when that is mounted."""
@@ -141,6 +156,15 @@ class Bridge:
     def tidy(self, job: Iterator[Event]) -> None:
         """Run a job about caches; ends with ``CacheMoved``, also when it failed."""
         self._start(lambda _: job, lambda _: say.CacheMoved())
+
+    def approve(self, request: Request, cancel: threading.Event) -> Answer:
+        """Ask the person for leave, on the reading thread, and wait for what they say.
+
+        Stopping the answer, which leaving does, too, is a no.
+        """
+        wanted = say.ApprovalWanted(request)
+        self._box.append((self._clock(), wanted))
+        return wanted.wait(cancel)
 
     def stop(self) -> None:
         """Ask the running answer to end at its next token."""
@@ -185,34 +209,40 @@ class Bridge:
         job = self._job
         if job is None or self._target is None:
             return
-        thought: list[str] = []
-        text: list[str] = []
-        reading: PrefillProgress | None = None
+        fresh = _Fresh()
         ended = False
         while self._box:
             at, item = self._box.popleft()
             if isinstance(item, TextDelta):
                 job.count(at)
-                text.append(item.text)
+                fresh.text.append(item.text)
             elif isinstance(item, ReasoningDelta):
                 job.count(at)
-                thought.append(item.text)
+                fresh.thought.append(item.text)
             elif isinstance(item, PrefillProgress):
-                reading = item  # only the newest is worth drawing
+                fresh.reading = item  # only the newest is worth drawing
             elif item is _END:
                 ended = True
+            elif isinstance(item, say.ToolEvent | say.ApprovalWanted):
+                self._tell(fresh)  # what was said before a call is told before it
+                fresh = _Fresh()
+                self._post(item if isinstance(item, say.ApprovalWanted) else say.ToolNews(item))
             else:
                 self._take(item, job)
-        if reading is not None:
-            self._post(say.PromptRead(reading.done, reading.total))
-        if thought:
-            self._post(say.ReasoningText("".join(thought), len(thought)))
-        if text:
-            self._post(say.AnswerText("".join(text)))
+        self._tell(fresh)
         if ended:
             self._end(job)
         else:
             self._post_pace(job)
+
+    def _tell(self, fresh: _Fresh) -> None:
+        """Post what can be joined."""
+        if (reading := fresh.reading) is not None:
+            self._post(say.PromptRead(reading.done, reading.total))
+        if fresh.thought:
+            self._post(say.ReasoningText("".join(fresh.thought), len(fresh.thought)))
+        if fresh.text:
+            self._post(say.AnswerText("".join(fresh.text)))
 
     def _take(self, item: object, job: _Job) -> None:
         """Note how the job ends, or pass on what is worth knowing on the way."""

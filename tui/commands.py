@@ -13,7 +13,18 @@ from typing import Literal
 
 from mobilellm_mlx.errors import InvalidInput
 
-Argument = Literal["name", "text", "key value", "path", "title", "policy"]
+Argument = Literal[
+    "name",
+    "text",
+    "key value",
+    "path",
+    "title",
+    "policy",
+    "sum",
+    "place",
+    "name arguments",
+    "on|off|list|rules",
+]
 Choices = Callable[[], Sequence[str]]
 
 # A path, a date or a comment in code begins with a slash, too, and is none of these.
@@ -60,6 +71,12 @@ COMMANDS = (
     Command("pin", "Keep this chat at the top"),
     Command("delete", "Delete this chat"),
     Command("undo", "Bring back what was deleted last"),
+    Command("calc", "Work out a sum", "sum"),
+    Command("time", "What time it is, here or elsewhere", "place"),
+    Command("note", "Take a note", "text"),
+    Command("tool", "Call a tool by its name", "name arguments"),
+    Command("tools", "The tools that the model may use", "on|off|list|rules"),
+    Command("demo", "See what tools can do"),
     Command("retry", "Ask the last question again"),
     Command("edit", "Change the last question"),
     Command("continue", "Go on with a stopped answer"),

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from mobilellm_mlx.chat.session import Session
 from mobilellm_mlx.chat.snapshots import Snapshots
 from mobilellm_mlx.chat.store import Store
+from mobilellm_mlx.chat.using import ToolKit
 from mobilellm_mlx.settings import Settings
+from mobilellm_mlx.tools.builtin.timers import Timers
+from mobilellm_mlx.tools.toolbox import Toolbox
 
 from .shelf import ModelShelf
 
@@ -33,6 +37,17 @@ def _in_memory(settings: Settings) -> Save:
     return save
 
 
+class DemoRun(Protocol):
+    """What the demo of the tools happens in: nothing of the person's is in reach."""
+
+    @property
+    def session(self) -> Session:
+        """A conversation that is not kept, with tools whose data are in a folder of its own."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+
 @dataclass(slots=True)
 class House:
     """Where things are kept and how they are got.
@@ -45,6 +60,10 @@ class House:
         snapshots: of what the model has read; None keeps none.
         notices: to say when the interface is up, such as a history that had to be repaired.
         resume: id of the chat to begin with.
+        tools: what can be called, by the model and by hand; None: nothing.
+        toolbox: gives the tools there are now; asked before every turn. None: those of ``tools``.
+        timers: what is set to ring; None: nothing rings.
+        demo: makes a place for the demo of the tools.
         now: the local time; a test passes its own.
         folder: where relative paths begin.
     """
@@ -56,6 +75,10 @@ class House:
     snapshots: Snapshots | None = None
     notices: tuple[str, ...] = ()
     resume: str | None = None
+    tools: ToolKit | None = None
+    toolbox: Callable[[], Toolbox] | None = None
+    timers: Timers | None = None
+    demo: Callable[[], DemoRun] | None = None
     now: Callable[[], datetime] = _local_now
     folder: Path = field(default_factory=Path.cwd)
 

@@ -5,12 +5,31 @@ Only ``bridge`` posts them. Widgets have nested messages of their own for what a
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 
 from textual.message import Message
 
 from mobilellm_mlx.errors import MobileLLMError
-from mobilellm_mlx.events import CacheSummary, GenerationSummary, ModelLoaded
+from mobilellm_mlx.events import (
+    CacheSummary,
+    GenerationSummary,
+    ModelLoaded,
+    ToolAllowed,
+    ToolCalled,
+    ToolEnded,
+    ToolsOffered,
+)
+from mobilellm_mlx.tools.tool import Answer, Request
+
+LOOK_EVERY_S = 0.05
+"""How often who waits for leave looks whether the answer was stopped."""
+STOPPED = Answer(False, reason="the answer was stopped")
+
+ToolEvent = ToolsOffered | ToolCalled | ToolAllowed | ToolEnded
+"""What is told of a call on its way from the choice of a tool to its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +108,47 @@ class AnswerText(Message):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.text = text
+
+
+class ToolNews(Message):
+    """A call has come one step further."""
+
+    def __init__(self, event: ToolEvent) -> None:
+        super().__init__()
+        self.event = event
+
+
+class ApprovalWanted(Message):
+    """A call waits for leave, and the answer that is coming waits with it.
+
+    Attributes:
+        request: the call.
+    """
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        self.request = request
+        self._reply: Future[Answer] = Future()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody still waits."""
+        return not self._reply.done()
+
+    def answer(self, answer: Answer) -> None:
+        """Say what the person said; it may be too late."""
+        with suppress(InvalidStateError):
+            self._reply.set_result(answer)
+
+    def wait(self, cancel: threading.Event) -> Answer:
+        """Wait for what the person says, on any thread but the interface's; stopping is a no."""
+        while not cancel.is_set():
+            try:
+                return self._reply.result(LOOK_EVERY_S)
+            except TimeoutError:
+                continue
+        self._reply.cancel()
+        return STOPPED
 
 
 class Pace(Message):

@@ -179,7 +179,7 @@ async def test_a_slash_offers_at_most_eight_commands_with_what_they_do(desk):
         assert at.rows[0].startswith("▸ /new ")
         assert "Start a new chat" in at.rows[0]
         assert all(row.startswith("  /") for row in at.rows[1:])
-        await at.type("mo")
+        await at.type("mod")
         assert [row.split()[:3] for row in at.rows] == [["▸", "/model", "[name]"]]
         await at.type("x")
         assert at.rows == []

@@ -14,15 +14,18 @@ from mobilellm_mlx.errors import InvalidInput
 
 from ..bridge import Bridge
 from ..house import House
+from ..leave import ReadingAllowed
 from ..pulls import PullBoard
 from ..widgets.find import FindBar
 from ..widgets.finding import Found
 from ..widgets.prompt import Prompt
 from ..widgets.said import MessageAction, MessageBlock
 from ..widgets.sidebar import Sidebar
+from ..widgets.toolnote import ToolNote
 from .desk import ERASE_EVERY_S, Desk, last_summary
 from .dispatch import Dispatch
 from .rooms import Rooms
+from .toolroom import ToolRoom
 from .turns import TurnScreen
 
 SIDEBAR_ALONE = 60
@@ -55,6 +58,7 @@ class ChatScreen(TurnScreen):
     CSS_PATH: ClassVar[list[str]] = [  # type: ignore[assignment]
         "chat.tcss",
         "../transcript.tcss",
+        "../toolcard.tcss",
         "../prompt.tcss",
         "../chats.tcss",
     ]
@@ -102,6 +106,7 @@ class ChatScreen(TurnScreen):
         self.board = board
         self.desk = Desk(self)
         self.rooms = Rooms(self, overrides or {}, instructions)
+        self.tools = ToolRoom(self)
         self.dispatch = Dispatch(self)
         self.commands = self.dispatch.commands
         self._sent: set[str] = set()
@@ -179,6 +184,7 @@ class ChatScreen(TurnScreen):
             self.prompt.load_text("")
             self._end_editing()
         else:
+            self.tools.stop()
             await self.stop()
         self.prompt.focus()
 
@@ -280,6 +286,9 @@ class ChatScreen(TurnScreen):
                     await self.transcript.reveal(found)
                     return
 
+    def before_turn(self) -> None:
+        self.tools.apply()
+
     async def answer_ended(self) -> None:
         versions = self.session.versions()
         for message in self.session.branch[-2:]:
@@ -332,6 +341,7 @@ class ChatScreen(TurnScreen):
                 await self.begin(
                     lambda cancel: session.proceed(message_id, cancel),
                     begun=message.content,
+                    uses=message.uses,
                     anew=True,
                 )
             case "pin":
@@ -373,6 +383,17 @@ class ChatScreen(TurnScreen):
         if not self.is_free:
             self.notify(BUSY if self.is_answering else "Wait until the model is loaded", timeout=3)
         return self.is_free
+
+    @on(ReadingAllowed)
+    def read_freely(self) -> None:
+        with self.desk.explained():
+            self.rooms.change("tools.free_reading", True)
+
+    @on(ToolNote.Wanted)
+    def take_result(self, event: ToolNote.Wanted) -> None:
+        """What a tool gave, into the prompt: what is sent then is what stands there."""
+        self.prompt.put_back(event.text)
+        self.prompt.focus()
 
     # ---------------------------------------------------------------- finding and copying
 

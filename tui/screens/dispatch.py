@@ -10,6 +10,7 @@ from mobilellm_mlx.errors import InvalidInput, MobileLLMError
 from mobilellm_mlx.settings import SCHEMA, THEMES, find
 
 from ..commands import COMMANDS, Choices, Command, with_choices
+from .toolroom import SHORT
 
 if TYPE_CHECKING:
     from .chat import ChatScreen
@@ -44,6 +45,7 @@ class Dispatch:
             "pin": lambda _: desk.pin(screen.session.chat.id),
             "delete": lambda _: desk.delete(screen.session.chat.id),
             "undo": lambda _: desk.undo(),
+            **self._tool_runs(),
             "retry": partial(self._act, "retry"),
             "edit": partial(self._act, "edit"),
             "continue": partial(self._act, "continue"),
@@ -61,15 +63,29 @@ class Dispatch:
             self._choices(),
         )
 
+    def _tool_runs(self) -> Mapping[str, Run]:
+        """What there is to do with tools: nothing where there are none."""
+        house, room = self._screen.house, self._screen.tools
+        runs: dict[str, Run] = {}
+        if house.tools is not None:
+            runs |= {name: partial(room.call_short, name) for name in SHORT if room.has_short(name)}
+            runs |= {"tool": room.call_named, "tools": room.command}
+        if house.demo is not None:
+            runs["demo"] = lambda _: room.open_demo()
+        return runs
+
     def _choices(self) -> Mapping[str, Choices]:
         screen = self._screen
-        return {
+        choices: dict[str, Choices] = {
             "model": lambda: screen.rooms.names,
             "preset": lambda: ["none", *screen.house.settings.presets],
             "set": lambda: [setting.key for setting in SCHEMA],
             "theme": lambda: [theme.removeprefix("mobilellm-") for theme in THEMES],
             "context": lambda: ["drop", "stop"],
+            "tool": lambda: screen.tools.names,
+            "tools": lambda: ["on", "off", "list", "rules"],
         }
+        return {name: found for name, found in choices.items() if name in self._runs}
 
     async def run(self, name: str, argument: str = "") -> None:
         """Do what a command says; what goes wrong is said on the screen.

@@ -24,11 +24,15 @@ from ..widgets.models import pull_status
 from ..widgets.prompt import Prompt
 from ..widgets.response import Response
 from ..widgets.sidebar import ChatList, Sidebar
+from ..widgets.toolnote import ToolNote
+from .approval import ApprovalScreen, ApprovalsScreen
+from .demo import DemoScreen
 from .dialogs import AskLine, Confirm
 from .help import HelpScreen
 from .models import ModelsScreen
 from .search import SearchScreen
 from .settings import SettingsScreen
+from .tools import ToolList, ToolsScreen
 
 if TYPE_CHECKING:
     from .chat import ChatScreen
@@ -75,6 +79,12 @@ class Rooms:
             HelpScreen,
             AskLine,
             Confirm,
+            ToolNote,
+            ApprovalScreen,
+            ApprovalsScreen,
+            ToolsScreen,
+            ToolList,
+            DemoScreen,
         )
         return list_actions(owners)
 

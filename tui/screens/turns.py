@@ -13,13 +13,16 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import Static
 
+from mobilellm_mlx.chat.records import ToolUse
 from mobilellm_mlx.chat.session import Session
-from mobilellm_mlx.events import Event, ModelLoaded
+from mobilellm_mlx.events import Event, ModelLoaded, ToolAllowed, ToolEnded, ToolsOffered
 
 from .. import messages as heard
 from ..bridge import Bridge, OpenJob
 from ..commands import Command
 from ..house import House
+from ..leave import Leave
+from ..widgets.calls import brief
 from ..widgets.find import FindBar
 from ..widgets.messages import UserMessage
 from ..widgets.prompt import Prompt, PromptBox
@@ -82,6 +85,7 @@ class TurnScreen(Screen[None]):
         self._turn: Turn | None = None
         self._then: Then | None = None
         """What to do when the running answer has let go of the session."""
+        self.leave = Leave(self, house.tools.approvals if house.tools else None)
 
     def compose(self) -> ComposeResult:
         yield Static("This window is too small for a chat; 40 x 10 is enough.", id="too-small")
@@ -147,6 +151,7 @@ class TurnScreen(Screen[None]):
         said: UserMessage | None = None,
         *,
         begun: str = "",
+        uses: Sequence[ToolUse] = (),
         anew: bool = False,
     ) -> None:
         """Start an answer at the end of the transcript; nothing may be in its way.
@@ -155,10 +160,12 @@ class TurnScreen(Screen[None]):
             job: answers.
             said: the question, if it is new.
             begun: the answer so far, when it is continued.
+            uses: the calls that led to that.
             anew: it takes the place of something.
         """
-        response = Response()
+        response = Response(uses=uses)
         self._turn = Turn(said, response, begun, anew)  # before anything is awaited: one at a time
+        self.before_turn()
         self.status.change(phase="reading", read=(0, 0), tokens=0, tok_per_s=None)
         self.bridge.ask(job)
         await self.transcript.add(response, after=said)
@@ -169,6 +176,7 @@ class TurnScreen(Screen[None]):
         """Stop the answer, and take back what waits."""
         if self._turn is not None:
             self.bridge.stop()
+            self.leave.withdraw()
             self.status.change(phase="stopping")
         await self._take_back()
 
@@ -190,6 +198,9 @@ class TurnScreen(Screen[None]):
         """Bring another model into memory, as soon as nothing is in its way."""
         self._wanted_model = directory
         await self._advance()
+
+    def before_turn(self) -> None:
+        """Something is about to be answered. For the screen that knows what the session needs."""
 
     async def answer_ended(self) -> None:
         """An answer has been settled in the session. For the screen that knows what follows."""
@@ -291,8 +302,36 @@ class TurnScreen(Screen[None]):
             self.status.change(phase="idle")
         await self._advance()
 
+    @on(heard.ToolNews)
+    async def show_tools(self, event: heard.ToolNews) -> None:
+        if (turn := self._turn) is None:
+            return
+        await turn.response.use_tool(event.event)
+        if self.status.state.phase == "stopping":
+            return
+        match event.event:
+            case ToolsOffered():
+                self.status.change(phase="choosing", read=(0, 0))
+            case ToolAllowed(id=call_id):
+                names = [use.tool for use in turn.response.said.uses if use.id == call_id]
+                since = self.status.state.elapsed_s
+                tool = brief(names[0] if names else "a tool", 24)
+                self.status.change(phase="running", tool=tool, since_s=since)
+            case ToolEnded():
+                self.status.change(phase="reading", read=(0, 0))
+
+    @on(heard.ApprovalWanted)
+    def ask_leave(self, event: heard.ApprovalWanted) -> None:
+        """A call waits for the person, whatever is on the screen."""
+        if self._turn is None or self.status.state.phase == "stopping":
+            event.answer(heard.STOPPED)
+            return
+        self._turn.response.cards.wait_for(event.request.id)
+        self.status.change(phase="waiting")
+        self.leave.ask(event)
+
     def _end_reading(self) -> None:
-        if self.status.state.phase == "reading":
+        if self.status.state.phase in ("reading", "choosing", "running"):
             self.status.change(phase="answering")
 
     # ---------------------------------------------------------------- turns
@@ -306,6 +345,7 @@ class TurnScreen(Screen[None]):
 
     async def _settle(self, turn: Turn, finish: Callable[[], Awaitable[None]]) -> None:
         """Draw the end of an answer, and say which messages of the session it belongs to."""
+        self.leave.withdraw()
         branch = self.session.branch[-2:]
         known = {said.message_id for said in self.transcript.said}
         if len(branch) == 2 and (

@@ -7,7 +7,8 @@ from textual.style import Style
 from textual.widgets import Static
 
 from .response import Response
-from .said import MessageBlock
+from .said import MessageBlock, results_of
+from .toolnote import ToolNote
 from .word import name_key
 
 GAP = "   "
@@ -52,6 +53,10 @@ class Actions(Static):
         choices = [("copy", "copy")]
         if isinstance(block, Response) and ("```" in said.text or "~~~" in said.text):
             choices.append(("copy code", "copy_code"))
+        if results_of(said):
+            choices.append(("copy result", "copy_result"))
+        if isinstance(block, ToolNote):
+            return [("copy", "copy"), ("into the prompt", "insert")]
         for label, name in (
             ("edit", "edit"),
             ("again", "retry"),
@@ -73,6 +78,10 @@ class Actions(Static):
             self.block.action_copy()
         elif name == "copy_code":
             self.block.action_copy_code()
+        elif name == "copy_result":
+            self.block.action_copy_result()
+        elif name == "insert" and isinstance(self.block, ToolNote):
+            self.block.action_insert()
         elif self.block.allows(name):
             self.block.action_ask(name)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""One answer: reasoning, streamed Markdown and a quiet line about how it ended."""
+"""One answer: reasoning, the tools used, streamed Markdown, a quiet line about how it ended."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
+from mobilellm_mlx.chat.records import ToolUse
 from mobilellm_mlx.events import GenerationSummary
 
+from ..messages import ToolEvent
 from ..text import printable
 from .code import Code, find_code
 from .markdown import AnswerMarkdown, CodeBlock
 from .pieces import Cut, Cutter, split
 from .reasoning import ReasoningBlock
 from .said import ANSWER_BINDINGS, MessageBlock, Said, say_tokens
+from .toolcard import ToolCards
 
 
 def describe_end(summary: GenerationSummary, *, kept: bool) -> str:
@@ -79,17 +82,30 @@ class Response(MessageBlock, Vertical):
     It is drawn as a row of documents of which only the last one grows (see ``pieces``). When the
     answer is complete, that one is set once more, because a code fence that was only appended to
     can go blank; the others were final when they were sealed.
+
+    Args:
+        said: one that is there; None: it is about to come.
+        uses: the calls behind the part of a coming answer that is there.
+        asleep: its text is drawn when it comes near.
     """
 
     can_focus = True
     BINDINGS: ClassVar[list[BindingType]] = ANSWER_BINDINGS
 
-    def __init__(self, said: Said | None = None, *, asleep: bool = False) -> None:
+    def __init__(
+        self,
+        said: Said | None = None,
+        *,
+        uses: Sequence[ToolUse] = (),
+        asleep: bool = False,
+    ) -> None:
         super().__init__()
         self._stack = Stack()
-        self.said = said or Said("assistant")
+        self.said = said or Said("assistant", uses=list(uses))
         self._reasoning = ReasoningBlock()
         self._reasoning.display = False
+        self.cards = ToolCards(self.said.uses, is_live=said is None)
+        """The calls that led to it; not displayed when there were none."""
         self._footer = Static("…", classes="footer", markup=False)
         self.documents: list[AnswerMarkdown] = []
         """What the answer is drawn with, in order; the last one may grow."""
@@ -116,7 +132,7 @@ class Response(MessageBlock, Vertical):
         if said.reasoning:
             self._reasoning.append(said.reasoning, 0)
             self._reasoning.finish(said.reasoning_tokens)
-        self.display = bool(text or said.footer or said.reasoning or said.can_continue)
+        self.display = bool(text or said.footer or said.reasoning or said.can_continue or said.uses)
 
     def on_mount(self) -> None:
         if not self.is_coming:
@@ -124,6 +140,7 @@ class Response(MessageBlock, Vertical):
 
     def compose(self) -> ComposeResult:
         yield self._reasoning
+        yield self.cards
         yield from self.documents
         yield self._footer
 
@@ -156,8 +173,15 @@ class Response(MessageBlock, Vertical):
         self._reasoning.append(text, tokens)
         self._footer.display = False
 
+    async def use_tool(self, event: ToolEvent) -> None:
+        """Show that a call has come one step further."""
+        self._reasoning.finish()
+        await self.cards.take(event)
+        self._footer.display = not (self.text or self.cards.is_busy)
+
     async def append(self, text: str) -> None:
         """Show more of the answer, as soon as what came before it is drawn."""
+        self.cards.end_choosing()
         if self._writer is None:
             self._footer.display = False
             self._reasoning.finish()
@@ -198,9 +222,12 @@ class Response(MessageBlock, Vertical):
         """Show the complete answer and how it ended."""
         said = self.said
         shown = said.text
-        said.text = summary.text or shown
+        # A summary is of the last stretch; what is said between calls stands before it.
+        said.text = shown if said.uses and shown else summary.text or shown
         said.reasoning_tokens = summary.reasoning_tokens
-        said.note = describe_end(summary, kept=bool(said.text))
+        # An answer without a word is kept for what was done on the way to it.
+        kept = bool(said.text or (said.uses and said.message_id))
+        said.note = describe_end(summary, kept=kept)
         self._reasoning.finish(summary.reasoning_tokens)
         await self._settle(shown == said.text)
 
@@ -227,6 +254,7 @@ class Response(MessageBlock, Vertical):
             await self.documents[-1].redraw()
         self._coming = ""
         self.is_coming = False
+        self.cards.settle()
         for document in self.documents:
             document.display = bool(self.text)
         self._show_footer()
@@ -234,7 +262,7 @@ class Response(MessageBlock, Vertical):
     def _show_footer(self) -> None:
         self._footer.update(Content(footer := self.footer))
         self._footer.display = bool(footer)
-        self.display = bool(self.text or footer or self.said.reasoning)
+        self.display = bool(self.text or footer or self.said.reasoning or self.said.uses)
 
     def redraw(self) -> None:
         """Show the line below again: something about the message has changed."""
@@ -254,8 +282,12 @@ class Response(MessageBlock, Vertical):
         return self._reasoning
 
     def action_fold(self) -> None:
-        """Open or fold the reasoning."""
-        self._reasoning.toggle()
+        """Open or fold the reasoning and the calls."""
+        if self.cards.cards:
+            self.cards.toggle()
+            self._reasoning.is_open = self.cards.cards[0].is_open
+        else:
+            self._reasoning.toggle()
 
     @property
     def code(self) -> Sequence[Code]:

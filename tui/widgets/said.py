@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from textual.app import App
@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widget import Widget
 
-from mobilellm_mlx.chat.records import StoredMessage
+from mobilellm_mlx.chat.records import StoredMessage, ToolUse
 
 from ..messages import Problem
 from .word import name_key
@@ -33,16 +33,18 @@ class Said:
     """A message of the transcript as data: it is complete without any widget.
 
     Attributes:
-        role: ``user``, ``assistant``, or ``problem`` for a failure that is shown among them.
+        role: ``user``, ``assistant``, or what is shown among them: ``problem`` for a failure,
+            ``tool`` for a call that the person typed.
         text: exactly as it was written.
         note: how it ended, or what it waits for.
         can_continue: whether the answer stopped before its end.
         pinned: it stays in what the model sees.
         branch: which of how many versions this is.
         dropped: the model no longer sees it.
+        uses: the calls that led to an answer.
     """
 
-    role: Literal["user", "assistant", "problem"]
+    role: Literal["user", "assistant", "problem", "tool"]
     text: str = ""
     message_id: str = ""
     note: str = ""
@@ -54,6 +56,7 @@ class Said:
     dropped: bool = False
     problem: Problem | None = None
     classes: str = ""
+    uses: list[ToolUse] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -72,6 +75,7 @@ class Said:
             pinned=message.pinned,
             branch=branch,
             dropped=dropped,
+            uses=list(message.uses),
         )
         if is_answer:
             tokens = sum(len(one.tokens) for one in message.made)
@@ -91,6 +95,11 @@ class Said:
         return " · ".join(part for part in parts if part)
 
 
+def results_of(said: Said) -> list[ToolUse]:
+    """The calls behind a message that gave something to copy."""
+    return [use for use in said.uses if use.status == "ok" and use.result]
+
+
 class MessageAction(Message):
     """The person wants something done to a message."""
 
@@ -101,12 +110,14 @@ class MessageAction(Message):
 
 
 class CopyWanted(Message):
-    """The person wants a message's text, or its next block of code, on the clipboard."""
+    """The person wants something of a message on the clipboard: its text, the next of its blocks
+    of code, or the next of the results that led to it."""
 
-    def __init__(self, said: Said, *, code: bool = False) -> None:
+    def __init__(self, said: Said, *, code: bool = False, result: bool = False) -> None:
         super().__init__()
         self.said = said
         self.code = code
+        self.result = result
 
 
 def _key(key: str, action: str, label: str, name: str, tooltip: str) -> Binding:
@@ -122,7 +133,7 @@ MESSAGE_BINDINGS: list[BindingType] = [
     _key("right", "ask('newer')", "Other version", "newer", "The version of it after this one"),
     _key("p", "ask('pin')", "Pin", "pin", "Keep it in what the model sees, or no longer"),
     _key("d", "ask('delete')", "Delete", "delete", "Delete this turn"),
-    _key("o", "fold", "Fold", "fold", "Open or fold what is long, or the reasoning"),
+    _key("o", "fold", "Fold", "fold", "Open or fold what is long, reasoning, tool calls"),
 ]
 QUESTION_BINDINGS: list[BindingType] = [
     *MESSAGE_BINDINGS,
@@ -131,6 +142,7 @@ QUESTION_BINDINGS: list[BindingType] = [
 ANSWER_BINDINGS: list[BindingType] = [
     *MESSAGE_BINDINGS,
     _key("k", "copy_code", "Copy code", "code", "Copy the next block of code"),
+    _key("t", "copy_result", "Copy result", "result", "Copy the result of the next tool call"),
     _key("r", "ask('retry')", "Again", "retry", "Another answer to the same question"),
     _key("c", "ask('continue')", "Continue", "continue", "Go on where it stopped"),
 ]
@@ -187,7 +199,7 @@ class MessageBlock(_Widget):
         """No key without an effect."""
         if action == "ask":
             return self.allows(str(parameters[0]))
-        return True
+        return action != "copy_result" or bool(results_of(self.said))
 
     def allows(self, action: str) -> bool:
         """Whether the chat can do this to it."""
@@ -215,6 +227,10 @@ class MessageBlock(_Widget):
     def action_copy_code(self) -> None:
         """The next block of code to the clipboard."""
         self.post_message(CopyWanted(self.said, code=True))
+
+    def action_copy_result(self) -> None:
+        """The next result of a tool to the clipboard."""
+        self.post_message(CopyWanted(self.said, result=True))
 
     def action_neighbour(self, step: int) -> None:
         """Choose the message before or after; below the last one is the prompt."""

@@ -14,11 +14,26 @@ from mobilellm_mlx.events import GenerationSummary, ModelLoaded
 
 from ..text import Segment, fit, format_seconds, meter
 
-Phase = Literal["loading", "failed", "idle", "recalling", "reading", "answering", "stopping"]
+Phase = Literal[
+    "loading",
+    "failed",
+    "idle",
+    "recalling",
+    "reading",
+    "answering",
+    "choosing",
+    "waiting",
+    "running",
+    "stopping",
+]
+IN_A_TURN = ("reading", "answering", "choosing", "waiting", "running", "stopping")
+"""The phases between a question and the end of its answer."""
 WARN_AT = 0.8
 METER_WIDTH = 6
 WORTH_A_RATE = 16
 """Tokens that must have been read before their rate says anything."""
+
+WORTH_A_TIME_S = 1.0
 
 SHORT_DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 
@@ -37,6 +52,10 @@ class State:
     """Prompt tokens read, and all of them."""
     tokens: int = 0
     """Of the answer that is coming."""
+    tool: str = ""
+    """The one that runs."""
+    since_s: float = 0.0
+    """When it began to, as ``elapsed_s`` counts."""
     tok_per_s: float | None = None
     summary: GenerationSummary | None = None
     queued: int = 0
@@ -52,7 +71,7 @@ class State:
     @property
     def context_used(self) -> int:
         """Tokens in the context now, the answer that is coming included."""
-        if self.phase in ("reading", "answering", "stopping") and self.read[1]:
+        if self.phase in IN_A_TURN and self.read[1]:
             return self.read[1] + self.tokens
         return self.summary.context_used if self.summary else 0
 
@@ -68,6 +87,9 @@ def _activity(state: State) -> Segment:
         "recalling": "recalling this chat",
         "reading": f"reading {done:,}/{total:,} tokens{share}" if total else "reading",
         "answering": "answering",
+        "choosing": f"choosing a tool{share if done < total else ''}",
+        "waiting": "waiting for you",
+        "running": f"running {state.tool}{_since(state)}",
         "stopping": "stopping",
     }[state.phase]
     if state.phase == "loading" and state.note:
@@ -75,12 +97,18 @@ def _activity(state: State) -> Segment:
     if state.queued:
         words += f"{', ' if words else ''}{state.queued} queued"
     form = Content.styled(words, "bold")
-    if state.phase == "answering":
+    if state.phase in ("answering", "choosing", "running"):
         return Segment([(6, Content.assemble(form, (" · Esc stops", "dim"))), (9, form)])
     if state.phase == "reading" and total:
         bar = meter(done / total, METER_WIDTH, "bold")
         return Segment([(7, Content.assemble(form, " ", bar)), (9, form)])
     return Segment([(9, form)])
+
+
+def _since(state: State) -> str:
+    """How long a tool has been running, once that is worth knowing."""
+    spent = state.elapsed_s - state.since_s
+    return f" {spent:.0f} s" if spent >= WORTH_A_TIME_S else ""
 
 
 def _context(state: State, limit: int) -> Segment:
@@ -115,7 +143,7 @@ def _figures(state: State) -> list[Segment]:
             return []
         return [_optional(7, ("decode ", "dim"), f"{state.tok_per_s:,.0f} tok/s")]
     summary = state.summary
-    if summary is None or state.phase == "reading":
+    if summary is None or state.phase in IN_A_TURN:
         return []
     figures = []
     read = summary.prompt_tokens - summary.cached_tokens

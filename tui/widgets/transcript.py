@@ -19,7 +19,8 @@ from .markdown import CodeBlock
 from .messages import ProblemBlock, UserMessage
 from .reasoning import ReasoningBlock
 from .response import Response
-from .said import CopyWanted, MessageBlock, Said, continue_key
+from .said import CopyWanted, MessageBlock, Said, continue_key, results_of
+from .toolnote import ToolNote
 from .welcome import Welcome
 from .window import SCREENS_AHEAD, STEP, Window
 
@@ -36,6 +37,7 @@ class Transcript(Window):
     def __init__(self, *children: Widget, id: str | None = None) -> None:
         super().__init__(*children, id=id)
         self._cycle = CodeCycle()
+        self._copied_result: tuple[Said | None, int] = (None, 0)
         self._continue_key = ""
 
     def on_mount(self) -> None:
@@ -87,7 +89,7 @@ class Transcript(Window):
             welcome.display = False
         await self.hide_actions()
         await self.mount(block, after=after if after in self.children else None)
-        if isinstance(block, UserMessage | ProblemBlock):
+        if isinstance(block, UserMessage | ProblemBlock | ToolNote):
             self.scroll_end(animate=False)
 
     async def add_question(self, text: str, *, message_id: str = "", note: str = "") -> UserMessage:
@@ -145,7 +147,7 @@ class Transcript(Window):
         if (block := self.block_of(message_id)) is not None:
             block.redraw()
 
-    def block_of(self, message_id: str) -> UserMessage | Response | None:
+    def block_of(self, message_id: str) -> MessageBlock | None:
         """The widget of a message, when it has one now."""
         for block in self.blocks:
             if isinstance(block, MessageBlock) and block.said.message_id == message_id:
@@ -175,6 +177,8 @@ class Transcript(Window):
         event.stop()
         if event.code:
             await self._copy_next([event.said])
+        elif event.result:
+            self._copy_result(event.said)
         else:
             self.app.copy_to_clipboard(event.said.text)
             self.notify("Copied the message", timeout=2)
@@ -188,6 +192,18 @@ class Transcript(Window):
                 if index is not None:
                     self._cycle.chose(block.said, index)
                     await self._copy(block.said, block.code, index)
+
+    def _copy_result(self, said: Said) -> None:
+        """What the next of the tools behind a message gave."""
+        if not (results := results_of(said)):
+            return
+        last, at = self._copied_result
+        at = (at + 1) % len(results) if last is said else 0
+        self._copied_result = said, at
+        self.app.copy_to_clipboard(results[at].result)
+        which = f" {at + 1} of {len(results)}" if len(results) > 1 else ""
+        words = f"Copied result{which}: {printable(results[at].tool)}"
+        self.notify(words, timeout=2, markup=False)
 
     async def _copy_next(self, answers: Iterable[Said]) -> None:
         if (found := self._cycle.next(answers)) is None:

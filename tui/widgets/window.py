@@ -17,6 +17,7 @@ from .markdown import AnswerMarkdown, count_rows
 from .messages import ProblemBlock, UserMessage
 from .response import Response
 from .said import Said
+from .toolnote import ToolNote
 
 SCREENS_KEPT = 2
 """How far from the window, in heights of it, blocks are given up."""
@@ -30,7 +31,7 @@ TIDY_EVERY_S = 0.3
 NEXT_STEP_S = 0.03
 """Between two steps that nobody sees: a key that is pressed meanwhile is answered first."""
 
-Block = UserMessage | Response | ProblemBlock
+Block = UserMessage | Response | ProblemBlock | ToolNote
 
 
 class Edge(Static):
@@ -72,12 +73,14 @@ def make_block(said: Said, *, asleep: bool = False) -> Block:
         return ProblemBlock(said.problem, classes=said.classes or None)
     if said.role == "user":
         return UserMessage(said=said)
+    if said.role == "tool":
+        return ToolNote(said)
     return Response(said, asleep=asleep)
 
 
 def is_settled(block: Block) -> bool:
     """Whether the chat will do nothing more to this widget by itself."""
-    if isinstance(block, Response):
+    if isinstance(block, Response | ToolNote):
         return not block.is_coming
     return not (isinstance(block, UserMessage) and block.note)
 
@@ -420,7 +423,7 @@ class Window(VerticalScroll, can_focus=False):
                 self.mount(line, before=behind[0])
 
     def _rows_of(self, said: Said) -> int:
-        return 2 + count_rows(said.text, max(20, min(100, self.size.width)))
+        return 2 + len(said.uses) + count_rows(said.text, max(20, min(100, self.size.width)))
 
     @on(events.Click, "Earlier")
     async def fetch_earlier(self) -> None:
