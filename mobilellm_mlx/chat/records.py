@@ -19,6 +19,10 @@ AnswerStatus = Literal["complete", "partial", "stopped", "failed"]
 program was killed. ``stopped``: the person or a limit ended it, so it can be continued."""
 
 
+MAX_USES = 64
+"""Calls that an answer can have; a turn makes far fewer, and each is drawn."""
+
+
 def make_id() -> str:
     """A new identifier that sorts by the time of its making."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(5)}"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import select
 import sys
 import termios
 import threading
 
-from mobilellm_mlx.plain import printable
+from mobilellm_mlx.plain import STEERING, UNSEEN, printable
 from mobilellm_mlx.tools.approval import objection, only_reads
 from mobilellm_mlx.tools.tool import Answer, Duration, Request, deny
 
 TERMINAL = "/dev/tty"
 POLL_S = 0.1
 LONGEST_WORDS = 1000
+LONGEST_CALL = 4000
+"""Characters of arguments that somebody reads before they say yes; what is longer is denied."""
 LONGEST_ANSWER = 100
 
 _ALLOWS: dict[bytes, Duration] = {
@@ -53,8 +57,12 @@ def ask_on_terminal(request: Request, cancel: threading.Event) -> Answer:
 
 
 def _ask(terminal: int, request: Request, cancel: threading.Event) -> Answer:
+    if sum(map(len, arguments := _arguments(request))) > LONGEST_CALL:
+        why = "the call is too long to be read on this terminal"
+        _write(terminal, f"\nNot allowed: {_one_line(request.tool.name)}, {why}.\n")
+        return Answer(False, reason=why)
     lasts, reads = objection(request.scope) is None, only_reads(request.tool)
-    _write(terminal, _question(request, lasts, reads))
+    _write(terminal, _question(request, arguments, lasts, reads))
     termios.tcflush(terminal, termios.TCIFLUSH)  # what was typed before the question is no answer
     while not cancel.is_set():
         if select.select([terminal], [], [], POLL_S)[0]:
@@ -70,12 +78,13 @@ def _ask(terminal: int, request: Request, cancel: threading.Event) -> Answer:
     return Answer(False, reason="you")
 
 
-def _question(request: Request, lasts: bool, reads: bool) -> str:
+def _question(request: Request, arguments: list[str], lasts: bool, reads: bool) -> str:
     """What is asked: the call, where it comes from, and the answers with what they allow."""
     tool = request.tool
     lines = [
         f"\nAllow this? {_one_line(request.words)}",
         f"  {_one_line(tool.name)}, {_one_line(tool.source)}",
+        *(f"  {argument}" for argument in arguments),
     ]
     if lasts:
         lines += [f"  “always” allows: {_one_line(request.rule)}"]
@@ -84,8 +93,28 @@ def _question(request: Request, lasts: bool, reads: bool) -> str:
     return "\n".join([*lines, f"{' / '.join(answers)} / [N]o: "])
 
 
+def _arguments(request: Request) -> list[str]:
+    """The arguments of which the words do not tell all, one on a line, with nothing left out."""
+    told = _one_line(request.words)
+    lines = []
+    for name, value in request.call.arguments.items():
+        said = _spelled(json.dumps(value, ensure_ascii=False))
+        if said not in told and said.strip('"') not in told:
+            lines.append(f"{_spelled(name)} = {said}")
+    return lines
+
+
+def _spelled(text: str) -> str:
+    """With what cannot be seen, or would steer the terminal, as JSON writes it."""
+
+    def escape(found: re.Match[str]) -> str:
+        return json.dumps(found[0])[1:-1]
+
+    return UNSEEN.sub(escape, STEERING.sub(escape, text)).replace("\x7f", "\\u007f")
+
+
 def _one_line(text: str) -> str:
-    text = " ".join(printable(text).split())
+    text = " ".join(_spelled(printable(text)).split())
     return text if len(text) <= LONGEST_WORDS else f"{text[:LONGEST_WORDS]} …"
 
 

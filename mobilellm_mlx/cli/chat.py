@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ def chat(
         settings = settings.replaced("tools.use", False)
     talks = is_interactive()
     kept = (talks and settings.get("history.save") and not private) or resume is not None
-    with _history(kept) as (store, note), Workbench(settings, files) as bench:
+    with _history(kept) as (store, note), _bench(settings, files, no_tools) as bench:
         chat_id, used = _resumed(store, resume)
         directory = _directory(model, used, settings)
         notes = [*problems, *([note] if note else []), *bench.problems]
@@ -120,6 +121,13 @@ def chat(
             if chat_id is not None:
                 session.open(chat_id)
             return chat_in_lines(session, show_reasoning)
+
+
+def _bench(settings: Settings, files: tuple[str, ...], no_tools: bool) -> Workbench:
+    """The tools; without them nothing of the person's is run and no server started."""
+    if no_tools:
+        return Workbench(settings.replaced("tools.file", None), servers=False)
+    return Workbench(settings, files)
 
 
 @contextmanager
@@ -204,8 +212,9 @@ def _interface(
             snapshots=snapshots if is_kept and wanted else None,
             notices=tuple(notes),
             resume=chat_id,
-            tools=make_kit(settings, bench.toolbox()),
-            toolbox=bench.toolbox,
+            # The interface's own thread asks: servers that are still starting must not hold it up.
+            tools=make_kit(settings, bench.toolbox(wait_s=0)),
+            toolbox=partial(bench.toolbox, wait_s=0),
             timers=Timers(paths.data_dir() / TIMERS, _local_now),
             demo=lambda: Demo(engine),
         )

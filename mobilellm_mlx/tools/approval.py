@@ -34,7 +34,7 @@ By = Literal["session", "always", "reads only"]
 """What allows a call without asking."""
 
 _TOOL = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _UNSAYABLE = re.compile(rf"{STEERING.pattern}|[\t\n\ud800-\udfff]")
 _IN_WORDS: Mapping[str, str] = {
     "folder": "{tool} below {value}",

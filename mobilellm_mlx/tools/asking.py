@@ -1,4 +1,4 @@
-"""What a model is asked so that it makes a call; the engine is driven elsewhere (``chat.calling``)."""
+"""What a model is asked so that it makes a call; ``chat.calling`` puts it to an engine."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -181,10 +181,10 @@ def _pattern(validator: Any, pattern: Any, instance: Any, _: Any) -> Iterator[Va
 
 
 def _multiple(validator: Any, step: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
-    """In decimals: 0.3 is a multiple of 0.1, though its float is not."""
+    """As it is written: 0.3 is a multiple of 0.1, though its float is not."""
     from jsonschema.exceptions import ValidationError
 
-    if validator.is_type(instance, "number") and Decimal(repr(instance)) % Decimal(repr(step)):
+    if validator.is_type(instance, "number") and Fraction(repr(instance)) % Fraction(repr(step)):
         yield ValidationError("no multiple")
 
 

@@ -39,6 +39,8 @@ _PATTERN, _PHRASE, _KEYWORD, _NAME, _LIVE, _EXAMPLE, _DESCRIPTION = (
 )
 _GENERAL_WORD = 0.8
 _EVERYDAY_PHRASE = 1.2
+_LONG_PHRASE = 3
+"""Words of a phrase that says something even where none of them does."""
 _MAX_LIVE = 1_000
 
 _UNITS = (
@@ -51,19 +53,27 @@ _ENDINGS = (
     r"(?:txt|md|csv|json|py|js|ts|log|toml|ya?ml|html?|pdf|docx?|xlsx?|ini|cfg|sh|rs|c|h|swift|"
     r"tex|rtf|xml)"
 )
+_NUMBER_WORDS = (
+    r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|"
+    r"sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
+    r"hundred|thousand|million)"
+)
 PATTERNS = {
     "<sum>": re.compile(
         r"\d\s*(?:[-+*/×÷^%]|\*\*|x|plus|minus|times|over|divided by|multiplied by|mod|modulo|"
         r"to the power of|percent of)\s*\(?-?\s*[$€£]?\.?\d|(?:square|cube) root of \d|"
         r"\d\s*(?:%|percent)\s*(?:of|off|tip)|"
-        r"\b(?:add|subtract|multiply|divide|(?:sum|average|total) of)\s+[$€£]?\d"
+        r"\b(?:add|subtract|multiply|divide|(?:sum|average|total) of)\s+[$€£]?\d|"
+        rf"\b{_NUMBER_WORDS}\s+(?:plus|minus|times|over|divided by|multiplied by|percent of)\s+"
+        rf"(?:\d|{_NUMBER_WORDS}\b)|\b(?:half|a third|a quarter) of \d|"
+        rf"\b(?:square|cube) root of {_NUMBER_WORDS}\b"
     ),
-    "<measure>": re.compile(rf"\d\s*{_UNITS}\b"),
+    "<measure>": re.compile(rf"\d\s*{_UNITS}\b|\d'(?:\d|\s|$)"),
     "<duration>": re.compile(
         r"\b(?:\d+|an?|one|two|five|ten|half an)[\s-]*"
         r"(?:s|secs?|seconds?|min|mins?|minutes?|h|hrs?|hours?)\b"
     ),
-    "<clock>": re.compile(r"\b\d{1,2}(?::\d\d|\s*[ap]\.?m\b|\s*o'?clock)"),
+    "<clock>": re.compile(r"\b\d{1,2}(?::\d\d|\s*[ap]\.?m\b|\s*o'?clock)|\b(?:noon|midnight)\b"),
     "<url>": re.compile(
         r"https?://|\bwww\.|\b[a-z0-9-]{1,63}\.(?:com|org|net|io|dev|edu|gov|app|co|de|uk)\b"
     ),
@@ -90,9 +100,9 @@ _STOP = _listed(
     "why will with without would yes you your"
 )
 _GENERAL = _listed(
-    "add build call change check close copy create current delete edit find list look new number "
-    "open put read run save search send set start stop system take text turn work "
-    "write"
+    "add build call change check close copy create current day delete edit find list look new "
+    "number open put read run save search send set start stop system take text turn "
+    "work write"
 )
 """Words that many a sentence has without meaning a tool; alone they are not enough."""
 _TALK = re.compile(
@@ -101,6 +111,7 @@ _TALK = re.compile(
     r"\b(?:write|tell|compose|make up|give|sing|invent|draft|read)\b[\w\s]{0,24}?\b"
     r"(?:stor(?:y|ies)|poems?|jokes?|essays?|haikus?|songs?|letters?|lyrics|riddles?|limericks?|blog|"
     r"functions?|scripts?|programs?|facts?|tips?|advice|speech)\b|"
+    r"^\W{0,8}should i\b|\bdo you remember\b|"
     r"\bdifference between\b|\bhistory of\b|\bmeaning of\b|\bwhat does [\w\s]{1,40} mean\b|"
     r"\bhow(?: are|'re) you\b|^\W{0,8}how (?:do|does|did) (?!i\b|we\b|my\b)|"
     r"^\W{0,8}what(?:'s| is| are| does) (?:an?|the best)\b"
@@ -122,7 +133,12 @@ def _plain(text: str) -> str:
 
 def shared_words(value: str, said: str) -> int:
     """How many telling words a value has in common with what was said."""
-    return len(_telling(words(value)) & _telling(words(said)))
+    return len(telling_words(value) & telling_words(said))
+
+
+def telling_words(text: str) -> set[str]:
+    """The words of a text that say something."""
+    return _telling(words(text))
 
 
 def _telling(stems: Iterable[str]) -> set[str]:
@@ -262,7 +278,8 @@ class Relevance:
         shared = sum(entry.weights[term] for term in matched | (patterns & entry.weights.keys()))
         for phrase in entry.phrases:
             if _holds(order, phrase):
-                shared += _PHRASE if _telling(phrase) else _EVERYDAY_PHRASE
+                is_telling = len(phrase) >= _LONG_PHRASE or _telling(phrase)
+                shared += _PHRASE if is_telling else _EVERYDAY_PHRASE
                 matched |= stems & set(phrase)
         evidence = shared * self._focus(entry, order, matched, stems)
         if 0 < evidence < ENOUGH and entry.tool.live:

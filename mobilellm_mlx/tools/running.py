@@ -71,15 +71,25 @@ def run_tool(tool: Tool, arguments: Mapping[str, Any], cancel: threading.Event) 
             end = "timeout"
         if end != "ok":
             stop.set()
-            if end == "timeout":
-                ended.wait(_GRACE_S)
+            ended.wait(_GRACE_S if end == "timeout" else _GRACE_S / 10)
             break
     elapsed_s = time.perf_counter() - started
-    if end == "cancelled":
-        return Outcome(end, f"`{tool.name}` was stopped", elapsed_s)
-    if end == "timeout":
-        return Outcome(end, f"`{tool.name}` gave nothing within {tool.timeout_s:g} s", elapsed_s)
+    if end != "ok":
+        late = f"gave nothing within {tool.timeout_s:g} s"
+        said = "was stopped" if end == "cancelled" else late
+        return Outcome(end, f"`{tool.name}` {said}{_aftermath(tool, told)}", elapsed_s)
     return _outcome(tool, told.pop(), elapsed_s)
+
+
+def _aftermath(tool: Tool, told: list[str | BaseException]) -> str:
+    """What a call that nobody waits for any more may still have done.
+
+    Only one that has ended with an error has surely left off, and not even then what a server does.
+    """
+    has_left_off = bool(told) and not isinstance(told[0], str)
+    if tool.reads_only or (has_left_off and not tool.source.startswith("mcp:")):
+        return ""
+    return "; what it had begun may be done all the same"
 
 
 def _outcome(tool: Tool, told: object, elapsed_s: float) -> Outcome:

@@ -14,6 +14,7 @@ from mobilellm_mlx.tools.bounds import bounded
 from mobilellm_mlx.tools.tool import (
     DEFAULT_TIMEOUT_S,
     Example,
+    Heard,
     Live,
     Run,
     Scope,
@@ -70,6 +71,9 @@ def tool_from(
     source: str = "builtin",
     live: Mapping[str, Live] | None = None,
     spoken: Iterable[str] = (),
+    heard: Mapping[str, Heard] | None = None,
+    cues: Mapping[str, str] | None = None,
+    answers: bool = False,
     examples: Iterable[Example] = (),
     keywords: Iterable[str] = (),
     describe: Callable[[Mapping[str, Any]], str] | None = None,
@@ -105,9 +109,12 @@ def tool_from(
         raise ToolError(
             f"the tool `{name}` has no docstring", "its first sentence tells the model what it does"
         )
-    for what, names in (("live", live or {}), ("spoken", spoken := frozenset(spoken))):
+    live, heard, cues, spoken = live or {}, heard or {}, cues or {}, frozenset(spoken)
+    named = {"live": live, "spoken": spoken, "heard": heard, "cues": cues}
+    for what, names in named.items():
         if unknown := [each for each in names if each not in signature.types]:
             raise ToolError(f"the tool `{name}` has no parameter `{unknown[0]}`, named in `{what}`")
+    _check_cues(name, signature, cues)
     optional: dict[str, Any] = {"scope": scope} if scope else {}
     return Tool(
         name,
@@ -116,8 +123,11 @@ def tool_from(
         signature.run(),
         reads_only=reads_only,
         source=source,
-        live=dict(live or {}),
+        live=dict(live),
         spoken=spoken,
+        heard=dict(heard),
+        cues=dict(cues),
+        answers=answers,
         examples=tuple(examples),
         keywords=tuple(keywords),
         describe=describe,
@@ -126,6 +136,18 @@ def tool_from(
         missing=missing,
         **optional,
     )
+
+
+def _check_cues(tool: str, signature: _Signature, cues: Mapping[str, str]) -> None:
+    for name, cue in cues.items():
+        if not signature.may_leave_out(name):
+            raise ToolError(f"`{name}` of the tool `{tool}` has a cue, but is always needed")
+        try:
+            re.compile(cue)
+        except re.error as error:
+            raise ToolError(
+                f"the cue of `{name}` of the tool `{tool}` is no regular expression: {error}"
+            ) from None
 
 
 class _Signature:
@@ -164,6 +186,10 @@ class _Signature:
         self.types[parameter.name] = hints[parameter.name]
         if parameter.default is not parameter.empty:
             self._defaults[parameter.name] = parameter.default
+
+    def may_leave_out(self, name: str) -> bool:
+        """Whether a parameter has a default."""
+        return name in self._defaults
 
     def schema(self, told: Mapping[str, str]) -> dict[str, Any]:
         """JSON Schema of the arguments, with descriptions out of the docstring."""

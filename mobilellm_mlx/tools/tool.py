@@ -79,6 +79,8 @@ class Example:
     arguments: dict[str, Any]
 
 
+Heard = Callable[[str], Sequence[str]]
+"""Reads the values that an argument could have out of what somebody said; none: it cannot tell."""
 Live = Callable[[], Sequence[str]]
 """Gives the values that exist now; called when a call is about to be made, on any thread."""
 
@@ -117,6 +119,11 @@ class Tool:
             call is made, so no other can be said.
         spoken: arguments that can only be words out of what the person said, such as the text of a
             note; a model that is bound to copy cannot invent.
+        heard: of arguments that follow from the person's words: what they could be. Where it gives
+            something, nothing else can be said. Our own tools only.
+        cues: of arguments that may be left out: a regular expression for the words that ask for
+            them, in any case. Where they are found a call must have the argument, and must not
+            where they are not: small models leave out what they may. Our own tools only.
         examples: a few, shown to models that were not trained on tools.
         keywords: words that hint at the tool beside those of its name and description.
         describe: the call in words for the person who is to allow it; None writes it as code.
@@ -136,6 +143,8 @@ class Tool:
     source: str = "builtin"
     live: Mapping[str, Live] = field(default_factory=dict)
     spoken: frozenset[str] = frozenset()
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+    cues: Mapping[str, str] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     keywords: tuple[str, ...] = ()
     describe: Callable[[Mapping[str, Any]], str] | None = None
@@ -150,7 +159,7 @@ class Tool:
         """Changes with anything that a person was told when they allowed the tool."""
         said = [self.name, self.source, self.description, self.parameters, self.reads_only]
         text = json.dumps(said, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
 
     def words(self, arguments: Mapping[str, Any]) -> str:
         """A call in words; never fails, whatever the arguments are."""

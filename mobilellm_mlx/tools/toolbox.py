@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.tools.asking import Offered
 from mobilellm_mlx.tools.bounds import bounded
-from mobilellm_mlx.tools.relevance import Relevance, shared_words
+from mobilellm_mlx.tools.relevance import Relevance, telling_words
 from mobilellm_mlx.tools.tool import Tool
 
 MAX_OFFERED = 5
 """Tools offered at once; small models choose badly among more."""
 MAX_LIVE = 200
 """Live values of one argument that a call may name."""
+MAX_SAID = 2_000
+"""Characters of a message that are read for cues and values."""
 MAX_VALUE = 200
 """Characters of a live value; what is longer is no name."""
 
@@ -76,10 +79,45 @@ class Toolbox:
             if limit is not None and len(offered) >= limit:
                 break
             try:
-                offered.append(Offered(tool, self.live_schema(tool, said)))
+                offered.append(Offered(tool, self.schema_for(tool, said)))
             except ToolError:  # nothing that it could be used on
                 continue
         return offered
+
+    def schema_for(self, tool: Tool, said: str) -> dict[str, Any]:
+        """The parameters of a tool as a model is bound to them by what the person said.
+
+        Beside ``live_schema``, arguments that follow from the words can be nothing else, and those
+        that may be left out are needed where the words ask for them, and are not there otherwise.
+
+        Args:
+            tool: one of these, or another.
+            said: what the person wrote; empty leaves all as it is.
+
+        Raises:
+            ToolError: an argument that a call needs has no value it could be.
+        """
+        schema = self.live_schema(tool, said)
+        if not said:
+            return schema
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        for name, cue in tool.cues.items():
+            if name not in properties or name in required:
+                continue
+            if re.search(cue, said[:MAX_SAID], re.IGNORECASE):
+                required.append(name)
+            else:
+                del properties[name]
+        for name, hear in tool.heard.items():
+            if name not in properties:
+                continue
+            if values := _nameable(hear(said[:MAX_SAID])):
+                _bind(properties[name], values[:MAX_LIVE])
+            elif name in tool.cues and name in required:
+                # It seemed to be asked for, but there is nothing it could be.
+                required.remove(name)
+                del properties[name]
+        return schema
 
     def live_schema(self, tool: Tool, said: str = "") -> dict[str, Any]:
         """The parameters of a tool, bounded, with the values that exist now.
@@ -126,7 +164,8 @@ def _kept(values: Sequence[str], said: str) -> list[str]:
     """At most ``MAX_LIVE``; those that share words with what was said come first then."""
     if len(values) <= MAX_LIVE:
         return list(values)
-    return sorted(values, key=lambda value: -shared_words(value, said))[:MAX_LIVE]
+    wanted = telling_words(said)
+    return sorted(values, key=lambda value: -len(wanted & telling_words(value)))[:MAX_LIVE]
 
 
 def _bind(argument: dict[str, Any], values: list[str]) -> None:

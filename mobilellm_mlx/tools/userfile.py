@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -29,6 +30,7 @@ MAX_TIMEOUT_S = 600.0
 MAX_ANSWER_BYTES = 1_000_000
 """Of what the child may say; one that says more is ended."""
 _TICK_S = 0.02
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _START_S = 10.0
 """What a cold machine may take to start Python."""
 
@@ -59,8 +61,9 @@ def load_user_tools(path: Path) -> list[Tool]:
 
 def _tool(path: Path, row: Mapping[str, Any]) -> Tool:
     """A tool that runs in a child."""
-    name = str(row["name"])
-    timeout_s = min(max(float(row["timeout_s"]), 0.1), MAX_TIMEOUT_S)
+    name = _named(path, str(row["name"]))
+    timeout_s = float(row["timeout_s"])
+    timeout_s = min(max(timeout_s, 0.1), MAX_TIMEOUT_S) if timeout_s == timeout_s else 0.1
 
     def run(arguments: Mapping[str, Any], cancel: threading.Event) -> str:
         request = {"do": "call", "name": name, "arguments": dict(arguments)}
@@ -70,7 +73,7 @@ def _tool(path: Path, row: Mapping[str, Any]) -> Tool:
     return Tool(
         name=name,
         description=clean_text(str(row["description"]), 1_000)[0],
-        parameters=bounded(row["parameters"]),
+        parameters=bounded(_described(path, name, row["parameters"])),
         run=run,
         reads_only=row["reads_only"] is True,
         source=f"file:{path}",
@@ -79,8 +82,33 @@ def _tool(path: Path, row: Mapping[str, Any]) -> Tool:
         examples=tuple(Example(str(said), dict(arguments)) for said, arguments in row["examples"]),
         keywords=tuple(row["keywords"]),
         timeout_s=timeout_s,
-        missing=str(row["missing"]),
+        missing=clean_text(str(row["missing"]), 500)[0],
     )
+
+
+def _named(path: Path, name: str) -> str:
+    """A name that models, rules and lists can hold."""
+    if not _NAME.fullmatch(name) or name == "none":  # what a model says that wants no tool
+        raise ToolError(
+            f"`{path.name}` has a tool that is called `{clean_text(name, 80)[0]}`",
+            "use lower-case letters, digits and _, a letter first; `none` stands for no tool",
+        )
+    return name
+
+
+def _described(path: Path, name: str, parameters: Any) -> dict[str, Any]:
+    """A schema of arguments, if it is one: those made by ``@tool`` always are."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    try:
+        Draft202012Validator.check_schema(parameters)
+        is_object = parameters.get("type", "object") == "object"
+    except (SchemaError, AttributeError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise ToolError(f"the parameters of `{name}` in `{path.name}` are no schema of an object")
+    return dict(parameters)
 
 
 def _values(path: Path, name: str, argument: str) -> Sequence[str]:

@@ -429,7 +429,7 @@ def test_a_folder_in_place_of_the_lock_is_a_sentence(path: Path, written: Any) -
     assert approvals.decide(note()) is None
     assert "cannot be read" in approvals.take_problems()[0]
     with pytest.raises(StorageError):
-        approvals.forget(replace(approval.Rule("x", "0" * 16, Scope(), approval._moment(SINCE))))
+        approvals.forget(replace(approval.Rule("x", "0" * 32, Scope(), approval._moment(SINCE))))
 
 
 SINCE = "2026-01-01T00:00:00+00:00"

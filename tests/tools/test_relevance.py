@@ -94,6 +94,31 @@ REQUESTS = [
     ("how full is my disk", "system_status"),
     ("Run the Morning Routine", "run_shortcut"),
     ("have we discussed sourdough before?", "search_chats"),
+    ("what's twelve times eight", "calculator"),
+    ("seventy five divided by three", "calculator"),
+    ("half of 86", "calculator"),
+    ("is it late in Paris?", "current_time"),
+    ("do you know what time it is in Sydney right now", "current_time"),
+    ("when it's noon in Chicago, what time is it in Madrid?", "convert_time"),
+    ("how many days till Halloween?", "date_math"),
+    ("what weekday was 20 July 1969", "date_math"),
+    ("how many days from 3 May to 9 June?", "days_between"),
+    ("how many litres is 3 gallons", "convert_units"),
+    ("I'm 5'11\", what is that in centimetres?", "convert_units"),
+    ("two cups in ml", "convert_units"),
+    ("give me a ten minute timer for the eggs", "set_timer"),
+    ("set an alarm at quarter past six called gym", "set_alarm"),
+    ("stop the pasta timer", "cancel_timer"),
+    ("remember the milk is in the garage fridge", "add_note"),
+    ("did I note anything about the plumber?", "find_notes"),
+    ("throw away the note about the plumber", "delete_note"),
+    ("what did we say about rust?", "search_chats"),
+    ("what's inside budget.csv", "read_file"),
+    ("look for the word passport in my documents", "search_files"),
+    ("put this on the clipboard: see you at eight", "copy_to_clipboard"),
+    ("take me to news.example.org", "open_url"),
+    ("is my battery low?", "system_status"),
+    ("how much room is left on the disk", "system_status"),
 ]
 """What is said, and the tool that is meant."""
 
@@ -175,11 +200,37 @@ CHATS = [
     "what is power?",
     "how do computers store memory?",
     "how heavy is an elephant?",
+    "what's the best time of year to visit Japan?",
+    "should I take notes by hand or on a laptop?",
+    "how much does a wedding usually cost?",
+    "who invented the light bulb?",
+    "my alarm clock at home is broken and I am upset",
+    "is it better to run in the morning or at night?",
+    "tell me about your day",
+    "what is the tallest mountain in Africa?",
+    "I keep forgetting people's names",
+    "what's a polite way to say no?",
+    "which planet is closest to the sun?",
+    "can you explain what an API is?",
+    "my girlfriend and I had an argument",
+    "what does the word serendipity mean?",
+    "are cats smarter than dogs?",
+    "help me think of a birthday present for my dad",
+    "why did the Titanic sink?",
+    "I love rainy days",
+    "what should I cook tonight?",
+    "how many legs does a spider have?",
+    "what's the weather like on Mars?",
+    "give me five ideas for a short film",
+    "is Paris a beautiful city?",
+    "do you remember your childhood?",
+    "what languages are spoken in Switzerland?",
 ]
 """What is said and wants no tool."""
 
-# Somewhat below what was measured when the weights were set. The last 30 requests and the last 35
-# chats were written after the weights: at first 29 and 31 of them were right.
+# Somewhat below what was measured when the weights were set. Two groups were written after them,
+# and measured before anything was changed: of 30 requests and 35 chats 29 and 31 were right, of the
+# last 25 and 25 (three of those requests were known to fail) 18 and 21.
 RECALL, RESTRAINT = 0.96, 0.96
 
 

@@ -234,6 +234,21 @@ def test_live_and_spoken_name_parameters_that_exist() -> None:
         tool_from(act, spoken=["nam"])
 
 
+def test_cues_are_for_parameters_that_may_be_left_out_and_are_expressions() -> None:
+    def act(name: str, way: str = "") -> str:
+        """Act."""
+        return name + way
+
+    made = tool_from(act, cues={"way": "how"}, heard={"way": lambda said: []}, answers=True)
+    assert made.cues == {"way": "how"} and made.answers and not tool_from(act).answers
+    with pytest.raises(ToolError, match="`name` of the tool `act` has a cue, but is always needed"):
+        tool_from(act, cues={"name": "how"})
+    with pytest.raises(ToolError, match="the cue of `way` of the tool `act` is no regular"):
+        tool_from(act, cues={"way": "("})
+    with pytest.raises(ToolError, match="no parameter `wa`, named in `heard`"):
+        tool_from(act, heard={"wa": lambda said: []})
+
+
 def test_bounds_leave_limits_that_are_there_and_the_original_alone() -> None:
     schema = {
         "type": "object",

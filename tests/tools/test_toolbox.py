@@ -112,3 +112,42 @@ def test_a_schema_of_somebody_else_gets_limits_before_a_model_is_bound_to_it() -
     tool = a_tool(properties={"text": {"type": "string"}, "share": {"type": "number"}})
     made = Toolbox([tool]).live_schema(tool)["properties"]
     assert made["text"]["maxLength"] and made["share"]["multipleOf"]
+
+
+def a_call(**more: Any) -> Tool:
+    properties = {"door": {"type": "string"}, "way": {"type": "string", "maxLength": 9}}
+    return a_tool(properties=properties, required=["door"], **more)
+
+
+def test_an_argument_that_was_asked_for_is_needed_and_gone_where_it_was_not() -> None:
+    tool = a_call(cues={"way": r"\bslowly|quickly\b"})
+    box = Toolbox([tool])
+    asked = box.schema_for(tool, "open it SLOWLY")
+    assert asked["required"] == ["door", "way"]
+    unasked = box.schema_for(tool, "open it")
+    assert unasked["required"] == ["door"] and list(unasked["properties"]) == ["door"]
+    assert box.schema_for(tool, "") == box.live_schema(tool)
+    assert tool.parameters["required"] == ["door"] and "way" in tool.parameters["properties"]
+
+
+def test_a_cue_without_anything_that_was_heard_is_no_cue() -> None:
+    tool = a_call(cues={"way": "how"}, heard={"way": lambda said: said.split("how ")[1:]})
+    schema = Toolbox([tool]).schema_for(tool, "open it, how slowly")
+    assert schema["properties"]["way"]["enum"] == ["slowly"] and "way" in schema["required"]
+    schema = Toolbox([tool]).schema_for(tool, "open it somehow")
+    assert "way" not in schema["properties"] and schema["required"] == ["door"]
+
+
+def test_what_is_heard_is_all_that_can_be_said_and_nothing_heard_leaves_the_rest() -> None:
+    tool = a_tool(live={"name": lambda: ["a", "b"]}, heard={"name": lambda said: said.split()[1:]})
+    box = Toolbox([tool])
+    assert box.schema_for(tool, "open b")["properties"]["name"]["enum"] == ["b"]
+    assert box.schema_for(tool, "open")["properties"]["name"]["enum"] == ["a", "b"]
+    assert box.schema_for(tool, "open \x1b \ud800")["properties"]["name"]["enum"] == ["a", "b"]
+
+
+def test_a_model_is_offered_what_was_heard_and_a_call_by_hand_is_not_bound_to_it() -> None:
+    tool = a_call(keywords=("door",), cues={"way": "slowly"})
+    box = Toolbox([tool])
+    assert list(box.offer("open the door")[0].schema["properties"]) == ["door"]
+    assert "way" in box.live_schema(tool, '{"way": "fast"}')["properties"]

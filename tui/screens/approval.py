@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
+from textual.timer import Timer
 from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -35,6 +37,8 @@ Check = Callable[[dict[str, Any]], dict[str, Any]]
 
 QUIET_S = 0.4
 """So long no key must come before one can answer: whoever is typing has not read the question."""
+LATE_S = 0.2
+"""A pause that ends later than this was none."""
 LONGEST_WORDS = 400
 LONGEST_DESCRIPTION = 1000
 _ANSWERS: Mapping[str, tuple[str, str]] = {
@@ -140,6 +144,8 @@ class ApprovalScreen(ModalScreen[Answer]):
         tool = request.tool
         self._fields = make_fields(schema or tool.parameters, request.call.arguments)
         self._is_armed = False
+        self._pause: Timer | None = None
+        self._since = 0.0
         self._body = VerticalScroll(id="call", can_focus=False)
         self._words = Static(id="words", markup=False)
         self._problem = Static(id="problem", markup=False)
@@ -168,7 +174,7 @@ class ApprovalScreen(ModalScreen[Answer]):
                 yield from self._answers.values()
 
     def on_mount(self) -> None:
-        self._pause = self.set_timer(QUIET_S, self._arm)
+        self._wait()
         self.bindings_updated_signal.subscribe(self, lambda _: self._draw_answers())
         self._update()
 
@@ -184,9 +190,19 @@ class ApprovalScreen(ModalScreen[Answer]):
     def on_key(self, event: events.Key) -> None:
         """Somebody who is still typing has not read the question."""
         if not self._is_armed:
-            self._pause.reset()
+            self._wait()
+
+    def _wait(self) -> None:
+        """Begin the pause in which no key may come, once more."""
+        if self._pause is not None:
+            self._pause.stop()
+        self._since = time.monotonic()
+        self._pause = self.set_timer(QUIET_S, self._arm)
 
     def _arm(self) -> None:
+        if time.monotonic() - self._since > QUIET_S + LATE_S:
+            self._wait()  # the interface stood still: keys of that time are yet to come
+            return
         self._is_armed = True
         if self.focused is None:
             self._answers["deny"].focus()

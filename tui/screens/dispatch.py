@@ -164,6 +164,9 @@ class Dispatch:
             self._screen.rooms.open_settings()
             return
         setting = find(key)
+        if setting.kind == "server":  # its environment may hold secrets
+            self._screen.desk.say("Servers of tools are set up in the settings file")
+            return
         if not text.strip():
             value = self._screen.house.settings.get(key)
             shown = value

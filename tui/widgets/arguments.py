@@ -17,7 +17,7 @@ from textual.message import Message
 from textual.widgets import Input, Select, Static, TextArea
 
 from mobilellm_mlx.errors import ToolError
-from mobilellm_mlx.plain import STEERING
+from mobilellm_mlx.plain import STEERING, UNSEEN
 
 from ..text import printable
 from .line import Line
@@ -95,7 +95,16 @@ def _write_json(value: Any) -> str:
 
 def _spell_out(text: str) -> str:
     """What steers the terminal or cannot be seen, as one writes it in JSON."""
-    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return UNSEEN.sub(_escape, STEERING.sub(_escape, text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1] if ord(found[0]) > 0x7F else f"\\u{ord(found[0]):04x}"
+
+
+def _seen(text: str) -> str:
+    """A text without what nobody would see; what is allowed then is what is seen."""
+    return UNSEEN.sub("", printable(text))
 
 
 def _refuse(name: str) -> float:
@@ -187,8 +196,8 @@ class Field(Vertical):
         if value is LEFT_OUT or (value is None and kind != "json"):
             return ""
         if kind == "lines":
-            return printable("\n".join(value))
-        return _write_json(value) if kind == "json" else printable(str(value))
+            return _seen("\n".join(value))
+        return _write_json(value) if kind == "json" else _seen(str(value))
 
     def _make_editor(self) -> Input | TextArea | Choice:
         if self.kind in ("choice", "switch"):
@@ -260,7 +269,7 @@ class Field(Vertical):
         elif isinstance(self._editor, Select):
             value = self._chosen
         else:
-            value = self._parse(printable(self._text))
+            value = self._parse(_seen(self._text))
         if value is LEFT_OUT and self._required:
             raise ToolError("this is needed")
         return value

@@ -23,7 +23,7 @@ from typing import Any
 
 from mobilellm_mlx.chat.exchange.codec import decode, encode
 from mobilellm_mlx.chat.exchange.text import to_compact_json
-from mobilellm_mlx.chat.records import ChatRecord, StoredMessage, make_id
+from mobilellm_mlx.chat.records import MAX_USES, ChatRecord, StoredMessage, make_id
 from mobilellm_mlx.errors import InvalidInput, format_bytes
 
 FORMAT, VERSION = "mobilellm-chat", 1
@@ -141,6 +141,11 @@ def _read_chat(value: Any, where: str) -> WholeChat:
     messages: dict[str, StoredMessage] = {}
     for at, item in enumerate(value["messages"]):
         message = decode(StoredMessage, item, f"{where}.messages[{at}]", chat_id=chat.id)
+        if len(message.uses) > MAX_USES:
+            raise InvalidInput(
+                f"`{where}.messages[{at}].uses` are {len(message.uses):,}, at most {MAX_USES} are "
+                "taken"
+            )
         if message.id in messages:  # nothing else in the file can mean this one
             message = replace(message, id=make_id())
         messages[message.id] = message

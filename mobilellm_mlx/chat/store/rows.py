@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, cast, get_args
 
 from mobilellm_mlx.chat.records import (
+    MAX_USES,
     AnswerStatus,
     ChatRecord,
     Generation,
@@ -135,7 +136,7 @@ def _uses_from(text: Any) -> Iterator[ToolUse]:
         uses = json.loads(text) if text else []
     except (ValueError, TypeError, RecursionError):
         return
-    for use in uses if isinstance(uses, list) else ():
+    for use in uses[:MAX_USES] if isinstance(uses, list) else ():
         with suppress(TypeError, AttributeError):
             known = {name: value for name, value in use.items() if name in _USE_FIELDS}
             if all(type(value) is type(_PLAIN_USE[name]) for name, value in known.items()):

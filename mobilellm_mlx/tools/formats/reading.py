@@ -146,8 +146,17 @@ def describe(offered: Offered) -> dict[str, Any]:
     return {
         "name": tool.name,
         "description": as_line(tool.description),
-        "parameters": parameters,
+        "parameters": _harmless(parameters),
     }
+
+
+def _harmless(value: Any) -> Any:
+    """A schema in which no word, name or value can end the block it is shown in."""
+    if isinstance(value, str):
+        return as_data(value)
+    if isinstance(value, dict):
+        return {as_data(str(key)): _harmless(part) for key, part in value.items()}
+    return [_harmless(part) for part in value] if isinstance(value, list) else value
 
 
 def _shortened(schema: Any) -> Any:

@@ -85,6 +85,8 @@ class Child:
         self.fault = ""
         self._guard = guard
         self._last_words = b""
+        # Servers complain of keys by quoting them, and what they say last is shown and logged.
+        self._secrets = sorted((v for v in config.env.values() if len(v) >= 6), key=len)[::-1]
         self._place = tempfile.mkdtemp(prefix="mobilellm-mcp-")
         try:
             self.process = self._start(config)
@@ -127,7 +129,10 @@ class Child:
     @property
     def last_words(self) -> str:
         """The last line of its errors; empty when there is none."""
-        lines = self._last_words.decode("utf-8", "replace").splitlines()
+        text = self._last_words.decode("utf-8", "replace")
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
+        lines = text.splitlines()
         return next((said for line in reversed(lines) if (said := sentence(line, 200))), "")
 
     def kill(self, fault: str) -> None:

@@ -160,9 +160,10 @@ def test_a_sum_without_a_value_is_refused_at_once(expression: str, words: str) -
 
 
 def test_the_answer_says_whether_it_is_rounded() -> None:
-    assert calculate("what is  0.1 + 0.2?") == "what is 0.1 + 0.2 = 0.3"
-    assert calculate("1/3") == "1/3 is about 0.333333333333"
-    assert calculate("2/3 * 3") == "2/3 * 3 = 2"
+    assert calculate("what is  0.1 + 0.2?") == "0.1 + 0.2 = 0.3."
+    assert calculate("1/3") == "1/3 is about 0.333333333333."
+    assert calculate("2/3 * 3") == "2/3 * 3 = 2."
+    assert calculate("17% of 240") == "17% of 240 is 40.8."
     assert calculate("200!").startswith("200! is about 7.88657867365e374")
 
 
@@ -252,3 +253,23 @@ def test_the_tool_takes_words_of_the_question_only(tmp_path: Path) -> None:
     assert tool.words({"expression": "17 times 23"}) == "Calculate 17 times 23"
     with pytest.raises(ToolError, match="no number"):
         check_arguments(tool, {"expression": "hello"})
+
+
+@pytest.mark.parametrize(
+    ("said", "sums"),
+    [
+        ("What is 17% of 240?", ["17% of 240"]),
+        ("3*17", ["3*17"]),
+        ("what's twelve times eight", ["twelve times eight"]),
+        ("is the square root of 144 even?", ["square root of 144"]),
+        ("I have 3 apples, what is 17*4", []),
+        ("what's 20% off 59.99", []),
+        ("what is 7?", []),
+        ("no sum", []),
+    ],
+)
+def test_the_sum_is_heard_where_a_message_holds_nothing_else_to_calculate(
+    said: str, sums: list[str]
+) -> None:
+    (tool,) = calculator.tools(Surroundings(data_dir=Path("/")))
+    assert tool.heard["expression"](said) == sums

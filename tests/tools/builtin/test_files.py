@@ -60,7 +60,7 @@ def refuse(use: Use, path: str) -> str:
 
 
 def test_files_are_listed_read_and_found(use: Use) -> None:
-    assert use("list_files", folder="Documents") == "taxes/\ntodo.txt (30 B)"
+    assert use("list_files", folder="Documents") == "Documents holds:\ntaxes/\ntodo.txt (30 B)"
     assert use("read_file", path="Documents/todo.txt").startswith("buy milk")
     assert use("search_files", words="boiler") == (
         "Documents/todo.txt:2: fix the Boiler valve\n"
@@ -174,7 +174,7 @@ def test_hidden_and_private_files_do_not_exist(
         assert "hidden or private" in refuse(use, name)
     (ground / "linked.txt").symlink_to(ground / ".env")
     refuse(use, "linked.txt")
-    assert use("list_files", folder="Documents") == "taxes/\ntodo.txt (30 B)"
+    assert use("list_files", folder="Documents") == "Documents holds:\ntaxes/\ntodo.txt (30 B)"
     assert "1234" not in use("search_files", words="boiler")
     assert len(offered["read_file"].live["path"]()) == 2
     assert offered["list_files"].live["folder"]() == ["Documents", "Documents/taxes"]
@@ -276,7 +276,7 @@ def test_odd_names_are_left_out(use: Use, ground: Path) -> None:
             (ground / os.fsdecode(name)).write_text("boiler")
         except OSError:  # some file systems want UTF-8
             continue
-    assert use("list_files", folder="Documents") == "taxes/\ntodo.txt (30 B)"
+    assert use("list_files", folder="Documents") == "Documents holds:\ntaxes/\ntodo.txt (30 B)"
     assert use("search_files", words="boiler").count("\n") == 1
 
 

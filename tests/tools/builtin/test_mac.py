@@ -39,7 +39,9 @@ def use(tool: Tool, **arguments: Any) -> str:
 def test_the_clipboard_of_a_mac_is_read_and_written() -> None:
     runner = RecordedRunner({"pbpaste": Ran(0, "copied text\n"), "pbcopy": Ran(0)})
     assert use(make("read_clipboard", runner)) == "copied text\n"
-    assert use(make("copy_to_clipboard", runner), text="-e $(id) ü") == "Copied 10 characters."
+    assert use(make("copy_to_clipboard", runner), text="-e $(id) ü") == (
+        "Copied to the clipboard: -e $(id) ü"
+    )
     assert runner.asked == [
         Asked(("pbpaste", "-Prefer", "txt"), "", False),
         Asked(("pbcopy",), "-e $(id) ü", False),

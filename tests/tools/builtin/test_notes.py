@@ -37,15 +37,17 @@ def call(around: Surroundings, name: str, **arguments: str) -> str:
 
 def test_a_note_is_kept_found_read_and_deleted(around: Surroundings) -> None:
     assert call(around, "list_notes") == "There are no notes."
-    assert call(around, "add_note", text="buy milk\nand bread") == "Noted: buy milk"
-    assert call(around, "add_note", text="the dentist is at 5") == "Noted: the dentist is at 5"
-    assert call(around, "list_notes") == "the dentist is at 5\nbuy milk"
-    assert call(around, "find_notes", words="Milk") == "buy milk: buy milk and bread"
-    assert call(around, "find_notes", words="DENTIST?") == "the dentist is at 5"
-    assert call(around, "find_notes", words="cheese") == "No note holds cheese."
+    assert call(around, "add_note", text="buy milk\nand bread") == "Noted: buy milk and bread."
+    assert call(around, "add_note", text="the dentist is at 5") == "Noted: the dentist is at 5."
+    assert call(around, "list_notes") == "2 notes:\nthe dentist is at 5\nbuy milk"
+    assert call(around, "find_notes", words="Milk") == "Notes about Milk: buy milk and bread."
+    assert (
+        call(around, "find_notes", words="dentist") == "Notes about dentist: the dentist is at 5."
+    )
+    assert call(around, "find_notes", words="cheese") == "There are no notes about cheese."
     assert call(around, "read_note", title="Buy Milk") == "buy milk\nand bread"
-    assert call(around, "delete_note", title="buy milk") == "Deleted the note buy milk."
-    assert call(around, "list_notes") == "the dentist is at 5"
+    assert call(around, "delete_note", title="buy milk") == "The note “buy milk” is deleted."
+    assert call(around, "list_notes") == "There is 1 note: the dentist is at 5."
 
 
 def test_titles_are_short_and_each_there_once(kept: Notes) -> None:
@@ -73,7 +75,8 @@ def test_only_some_of_many_notes_are_shown(around: Surroundings, kept: Notes) ->
     for number in range(8):
         kept.add(f"milk {number}")
     lines = call(around, "find_notes", words="milk").splitlines()
-    assert lines == [*(f"milk {number}" for number in (7, 6, 5, 4, 3)), "3 more hold these words."]
+    notes_found = [f"milk {number}" for number in (7, 6, 5, 4, 3)]
+    assert lines == ["Notes about milk:", *notes_found, "and 3 more"]
 
 
 @pytest.mark.parametrize(
@@ -215,8 +218,44 @@ def test_tools_understand_their_own_examples(around: Surroundings, kept: Notes) 
     for tool in notes.tools(around):
         assert tool.reads_only == (tool.name in ("find_notes", "list_notes", "read_note"))
         for example in tool.examples:
-            schema = Toolbox([tool]).live_schema(tool, example.said)
+            schema = Toolbox([tool]).schema_for(tool, example.said)
             assert tool.run(check_arguments(tool, example.arguments, schema), threading.Event())
             assert tool.name not in tool.words(example.arguments)
             for spoken in tool.spoken:
                 assert example.arguments[spoken] in example.said
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("Make a note: buy oat milk", "buy oat milk"),
+        ("note that the spare key is at Anna's.", "the spare key is at Anna's"),
+        ("please jot down: call mum on Sunday", "call mum on Sunday"),
+        ("remember the milk is in the fridge", "the milk is in the fridge"),
+        ("add a note about the dentist", "the dentist"),
+        ("I would like a note", None),
+        ("notes are useful", None),
+        ("note", None),
+    ],
+)
+def test_what_is_to_be_noted_stands_behind_the_words_that_ask(
+    around: Surroundings, said: str, text: str | None
+) -> None:
+    box = Toolbox(notes.tools(around))
+    bound = box.schema_for(box.find("add_note"), said)["properties"]["text"]
+    assert bound.get("enum") == ([text] if text else None)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Find my note about the dentist", ["dentist"]),
+        ("what did I write down about the garage last week?", ["garage"]),
+        ("search my notes for oat milk", ["oat milk"]),
+        ("find something", []),
+    ],
+)
+def test_what_notes_are_searched_for_is_heard(
+    around: Surroundings, said: str, words: list[str]
+) -> None:
+    assert Toolbox(notes.tools(around)).find("find_notes").heard["words"](said) == words

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,9 @@ from recorded import RecordedRunner, by_name
 
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.tools.builtin import Surroundings, builtin_tools, chats, system
+from mobilellm_mlx.tools.formats.grounding import pieces
 from mobilellm_mlx.tools.tool import Tool
+from mobilellm_mlx.tools.toolbox import Toolbox
 
 Battery = namedtuple("Battery", "percent secsleft power_plugged")
 Address = namedtuple("Address", "address")
@@ -29,20 +32,39 @@ def status(what: str) -> str:
 
 
 def test_the_whole_state_is_four_lines() -> None:
+    parts = ("battery", "disk", "memory", "network")
     lines = status("all").splitlines()
-    assert [line.split(":")[0] for line in lines] == ["Battery", "Disk", "Memory", "Network"]
-    assert re.fullmatch(r"Disk: [\d.]+ .?B free of [\d.]+ .?B\.", status("disk"))
-    assert re.fullmatch(r"Memory: [\d.]+ .?B available of [\d.]+ .?B\.", status("memory"))
+    assert len(lines) == 4
+    assert all(part in line for part, line in zip(parts, lines, strict=True))
+    assert re.fullmatch(r"The disk has [\d.]+ .?B free of [\d.]+ .?B\.", status("disk"))
+    assert re.fullmatch(r"The memory has [\d.]+ .?B free of [\d.]+ .?B\.", status("memory"))
+
+
+@pytest.mark.parametrize(
+    ("said", "parts"),
+    [
+        ("am I online?", ["network"]),
+        ("is my laptop charging", ["battery"]),
+        ("how full is the disk", ["disk"]),
+        ("disk and memory please", ["all"]),
+        ("how is the machine?", []),
+    ],
+)
+def test_the_part_that_is_meant_is_told_by_its_words(said: str, parts: list[str]) -> None:
+    assert system.tools(Surroundings())[0].heard["what"](said) == parts
 
 
 @pytest.mark.parametrize(
     ("sensor", "said"),
     [
-        (None, "Battery: this computer has none."),
-        (Battery(80.4, -2, True), "Battery: 80 %, plugged in."),
-        (Battery(50, 3_900, False), "Battery: 50 %, on battery, 1 h 5 min left."),
-        (Battery(50, -1, False), "Battery: 50 %, on battery."),
-        (Battery(50, -1, None), "Battery: 50 %, its charger is unknown."),
+        (None, "This computer has no battery."),
+        (Battery(80.4, -2, True), "The battery is at 80 % and plugged in."),
+        (
+            Battery(50, 3_900, False),
+            "The battery is at 50 % and not plugged in, with 1 h 5 min left.",
+        ),
+        (Battery(50, -1, False), "The battery is at 50 % and not plugged in."),
+        (Battery(50, -1, None), "The battery is at 50 % and perhaps plugged in."),
     ],
 )
 def test_a_battery_is_told_in_words(
@@ -56,19 +78,19 @@ def test_a_platform_without_battery_sensors_has_no_battery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(psutil, "sensors_battery", raising=False)
-    assert "none" in status("battery")
+    assert status("battery") == "This computer has no battery."
 
 
 @pytest.mark.parametrize(
     ("interfaces", "said"),
     [
-        ({"lo0": (True, "127.0.0.1"), "en0": (True, "192.168.1.7")}, "Network: up (en0)."),
-        ({"lo": (True, "::1"), "wlan0": (True, "2001:db8::1")}, "Network: up (wlan0)."),
-        ({"en0": (False, "192.168.1.7")}, "Network: down."),
-        ({"en0": (True, "fe80::1%en0"), "en1": (True, "169.254.3.4")}, "Network: down."),
-        ({"utun3": (True, "10.0.0.1"), "docker0": (True, "172.17.0.1")}, "Network: down."),
-        ({"en0": (True, "00:11:22:33:44:55")}, "Network: down."),
-        ({}, "Network: down."),
+        ({"lo0": (True, "127.0.0.1"), "en0": (True, "192.168.1.7")}, "The network is up (en0)."),
+        ({"lo": (True, "::1"), "wlan0": (True, "2001:db8::1")}, "The network is up (wlan0)."),
+        ({"en0": (False, "192.168.1.7")}, "The network is down."),
+        ({"en0": (True, "fe80::1%en0"), "en1": (True, "169.254.3.4")}, "The network is down."),
+        ({"utun3": (True, "10.0.0.1"), "docker0": (True, "172.17.0.1")}, "The network is down."),
+        ({"en0": (True, "00:11:22:33:44:55")}, "The network is down."),
+        ({}, "The network is down."),
     ],
 )
 def test_the_network_is_up_where_an_interface_has_an_address(
@@ -87,7 +109,7 @@ def test_asking_for_the_network_connects_to_nothing(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert status("network").startswith("Network")
+    assert status("network").startswith("The network")
 
 
 def test_what_cannot_be_asked_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +170,28 @@ def test_the_built_in_tools_are_whole(tmp_path: Path, platform: str) -> None:
         for example in tool.examples:
             Draft202012Validator(schema).validate(example.arguments)
             assert not tool.words(example.arguments).startswith(tool.name + "("), tool.name
+
+
+def test_results_that_are_answers_are_marked(tmp_path: Path) -> None:
+    unmarked = {tool.name for tool in all_tools(tmp_path, "darwin") if not tool.answers}
+    assert unmarked == {
+        *("read_file", "search_files", "read_note", "read_clipboard", "search_chats"),
+        "run_shortcut",
+    }
+
+
+def test_examples_are_what_a_model_would_be_bound_to(tmp_path: Path) -> None:
+    for tool in all_tools(tmp_path, "darwin"):
+        box = Toolbox([replace(tool, live={})])
+        for example in tool.examples:
+            schema = box.schema_for(box.tools[0], example.said)
+            assert set(schema["required"]) <= set(example.arguments) <= set(schema["properties"])
+            for name, value in example.arguments.items():
+                heard = [] if name not in tool.heard else tool.heard[name](example.said)
+                if name not in ("place", "from_place", "to_place", "folder"):
+                    assert not heard or value in heard, (tool.name, example.said, name, heard)
+                if name in tool.spoken:
+                    assert value in pieces(example.said), (tool.name, value)
 
 
 def test_on_a_mac_with_everything_nothing_is_missing(tmp_path: Path) -> None:
