@@ -88,7 +88,7 @@ def list_tools(files: Sequence[str] = (), as_json: bool = False) -> None:
 @debug_option
 def show_tool(name: str, files: Sequence[str], as_json: bool) -> None:
     """Show what the tool NAME does and what it takes."""
-    with _open(files) as bench:
+    with _open(files, name) as bench:
         box = bench.toolbox()
         problems = bench.problems
         tool = _find(box, name, problems)
@@ -132,7 +132,7 @@ def call_tool(name: str, pairs: Sequence[str], whole: str | None, files: Sequenc
 
     if whole is not None and pairs:
         raise click.UsageError("Give KEY=VALUE or --json, not both.")
-    with _open(files) as bench:
+    with _open(files, name) as bench:
         box = bench.toolbox()
         tool = _find(box, name, bench.problems)
         if tool.missing:
@@ -156,13 +156,23 @@ def call_tool(name: str, pairs: Sequence[str], whole: str | None, files: Sequenc
 
 
 @contextmanager
-def _open(files: Sequence[str]) -> Iterator[Workbench]:
-    """All tools; what is wrong with the file of the settings is said."""
+def _open(files: Sequence[str], name: str | None = None) -> Iterator[Workbench]:
+    """All tools; what is wrong with the file of the settings is said.
+
+    Args:
+        files: with tools of the person's own.
+        name: of the tool that is wanted; servers are started only when it is none of ours.
+    """
     from mobilellm_mlx.cli.toolbox import Workbench
     from mobilellm_mlx.settings import load_settings
 
     settings, problems = load_settings()
     _print_problems(problems)
+    with Workbench(settings, files, servers=False) as bench:
+        known = {tool.name for tool in bench.toolbox().tools}
+        if name in known or not settings.mcp:
+            yield bench
+            return
     with Workbench(settings, files) as bench:
         yield bench
 

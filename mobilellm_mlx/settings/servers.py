@@ -74,7 +74,9 @@ def check_server(key: str, value: Any) -> dict[str, Any]:
             )
         is_right, expected = _ENTRIES[name]
         if not is_right(entry):
-            raise InvalidOption(f"`{key}.{name}` is {shown(entry)}, expected {expected}")
+            # Keys and tokens stand in these: what is wrong with them is said without showing them.
+            said = "no such" if name in ("args", "env") else shown(entry)
+            raise InvalidOption(f"`{key}.{name}` is {said}, expected {expected}")
     if "command" not in value:
         raise InvalidOption(
             f"`{key}` says no `command`", 'write the program to start: `command = "uvx"`'

@@ -39,6 +39,8 @@ _PATTERN, _PHRASE, _KEYWORD, _NAME, _LIVE, _EXAMPLE, _DESCRIPTION = (
 )
 _GENERAL_WORD = 0.8
 _EVERYDAY_PHRASE = 1.2
+_CLEAR = 0.5
+"""What a tool must share beside the likeliest one."""
 _LONG_PHRASE = 3
 """Words of a phrase that says something even where none of them does."""
 _MAX_LIVE = 1_000
@@ -249,7 +251,9 @@ class Relevance:
 
     def find(self, said: str) -> list[Tool]:
         """The tools that share enough with what was said, the likeliest first."""
-        return [tool for tool, _ in self.scores(said)]
+        scores = self.scores(said)
+        # Small models choose badly among tools; one that is clearly meant need not be chosen.
+        return [tool for tool, score in scores if score >= _CLEAR * scores[0][1]]
 
     def scores(self, said: str) -> list[tuple[Tool, float]]:
         """The same with what each shares, for those who tune it."""
@@ -266,6 +270,7 @@ class Relevance:
                     entry.weights[term] * self._rarity[term]
                     for term in (stems | patterns) & entry.weights.keys()
                 )
+                rank += sum(_phrase_weight(each) for each in entry.phrases if _holds(order, each))
                 found.append((entry.tool, evidence + rank))
         found.sort(key=lambda pair: -pair[1])
         return found
@@ -278,8 +283,7 @@ class Relevance:
         shared = sum(entry.weights[term] for term in matched | (patterns & entry.weights.keys()))
         for phrase in entry.phrases:
             if _holds(order, phrase):
-                is_telling = len(phrase) >= _LONG_PHRASE or _telling(phrase)
-                shared += _PHRASE if is_telling else _EVERYDAY_PHRASE
+                shared += _phrase_weight(phrase)
                 matched |= stems & set(phrase)
         evidence = shared * self._focus(entry, order, matched, stems)
         if 0 < evidence < ENOUGH and entry.tool.live:
@@ -305,3 +309,8 @@ class Relevance:
 def _holds(order: list[str], phrase: list[str]) -> bool:
     size = len(phrase)
     return any(order[at : at + size] == phrase for at in range(len(order) - size + 1))
+
+
+def _phrase_weight(phrase: list[str]) -> float:
+    is_telling = len(phrase) >= _LONG_PHRASE or bool(_telling(phrase))
+    return _PHRASE if is_telling else _EVERYDAY_PHRASE

@@ -76,6 +76,7 @@ def _tool(path: Path, row: Mapping[str, Any]) -> Tool:
         parameters=bounded(_described(path, name, row["parameters"])),
         run=run,
         reads_only=row["reads_only"] is True,
+        answers=row["answers"] is True,
         source=f"file:{path}",
         live=live,
         spoken=frozenset(row["spoken"]),

@@ -184,6 +184,7 @@ def _described(tool: Tool) -> dict[str, Any]:
         "description": tool.description,
         "parameters": tool.parameters,
         "reads_only": bool(tool.reads_only),
+        "answers": bool(tool.answers),
         "live": list(tool.live),
         "spoken": sorted(tool.spoken),
         "keywords": [str(keyword) for keyword in tool.keywords],

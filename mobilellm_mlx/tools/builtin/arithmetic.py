@@ -92,6 +92,12 @@ _TOKEN = re.compile(
 _PARTED = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])", re.ASCII)
 
 
+def bare(text: str) -> str:
+    """A sum without the question around it: ``what is 3 + 4?`` asks for ``3 + 4``."""
+    within = _AROUND.fullmatch(text)
+    return within[1] if within else text
+
+
 def parse(text: str) -> Node:
     """The tree of a sum.
 
@@ -102,8 +108,7 @@ def parse(text: str) -> Node:
         raise ToolError(
             f"the sum has {len(text):,} characters, at most {MAX_LENGTH} are read", "shorten it"
         )
-    within = _AROUND.fullmatch(printable(text))
-    tokens = join_words(_tokens(within[1] if within else text))
+    tokens = join_words(_tokens(bare(printable(text))))
     if not tokens:
         raise ToolError("there is nothing to calculate", HINT)
     parser = _Parser(tokens)

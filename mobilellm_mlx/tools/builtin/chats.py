@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from mobilellm_mlx.tools.builtin import Surroundings
+from mobilellm_mlx.tools.builtin.hearing import topics
 from mobilellm_mlx.tools.schema import Limits, tool_from
 from mobilellm_mlx.tools.tool import Example, Tool
 
@@ -32,6 +33,7 @@ def tools(around: Surroundings) -> list[Tool]:
             search_chats,
             reads_only=True,
             spoken={"words"},
+            heard={"words": topics},
             examples=(
                 Example("What did we say about the garden fence?", {"words": "garden fence"}),
                 Example("Find the chat where I asked about sourdough", {"words": "sourdough"}),

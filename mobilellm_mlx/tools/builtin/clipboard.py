@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from typing import Annotated, NamedTuple
 
+from mobilellm_mlx.plain import printable
 from mobilellm_mlx.tools.builtin import Surroundings
+from mobilellm_mlx.tools.builtin.hearing import trimmed
 from mobilellm_mlx.tools.command import failure
 from mobilellm_mlx.tools.schema import Limits, tool_from
 from mobilellm_mlx.tools.tool import Example, Tool
 
+_SHOWN = 80
+"""Characters of what was copied that are repeated."""
 Text = Annotated[str, Limits(min_length=1, max_length=2_000)]
 
 
@@ -55,7 +60,10 @@ def tools(around: Surroundings) -> list[Tool]:
         )
         if ran.code != 0:
             raise failure("the clipboard", ran)
-        return f"Copied {len(text):,} characters."
+        line = " ".join(printable(text).split())
+        if len(line) > _SHOWN:
+            return f"Copied {len(text):,} characters to the clipboard."
+        return f"Copied to the clipboard: {line}"
 
     return [
         tool_from(
@@ -72,7 +80,9 @@ def tools(around: Surroundings) -> list[Tool]:
         ),
         tool_from(
             copy_to_clipboard,
+            answers=True,
             spoken={"text"},
+            heard={"text": _texts},
             examples=(
                 Example("Copy 221B Baker Street to the clipboard", {"text": "221B Baker Street"}),
                 Example("Put hello@example.org on my clipboard", {"text": "hello@example.org"}),
@@ -82,6 +92,22 @@ def tools(around: Surroundings) -> list[Tool]:
             missing=missing,
         ),
     ]
+
+
+_TO_COPY = (
+    re.compile(r".*\bclipboard\b\s*:\s*(\S.*)", re.IGNORECASE),
+    re.compile(
+        r"\W*(?:please\s+)?(?:copy|put)\s+(\S.*?)\s+(?:to|on|onto|in|into)\s+(?:the\s+|my\s+)?"
+        r"clipboard\W*(?:please\W*)?",
+        re.IGNORECASE,
+    ),
+)
+
+
+def _texts(said: str) -> list[str]:
+    """What is to be copied, without the words that ask for it."""
+    found = next(filter(None, (ways.fullmatch(said) for ways in _TO_COPY)), None)
+    return [text] if found and (text := trimmed(found[1])) else []
 
 
 def _programs(around: Surroundings) -> Programs | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.plain import printable
 from mobilellm_mlx.tools.builtin import Surroundings
+from mobilellm_mlx.tools.builtin.hearing import named, readings
 from mobilellm_mlx.tools.builtin.moments import (
     clock_text,
     date_text,
@@ -38,21 +40,25 @@ def _current_time(around: Surroundings) -> Tool:
             place: a city or country, or here
         """
         now = zoned(around.now())
-        there = _in_zone(now, zone_of(place, _zone(now)))
+        there = _in_zone(now, zone_of(place, _zone(now))).replace(second=0)
         where = "" if find_place(place) == HERE else f" in {find_place(place)}"
-        offset = _offset_text(there)
-        return f"It is {clock_text(there)} on {date_text(there)}{where} ({offset})."
+        return f"It is {clock_text(there)}{where}, {date_text(there)} ({_offset_text(there)})."
 
     return tool_from(
         current_time,
         reads_only=True,
+        answers=True,
         live={"place": place_names},
+        heard={"place": _place},
         examples=(
             Example("What time is it in Tokyo?", {"place": "Tokyo"}),
             Example("What time is it?", {"place": HERE}),
             Example("What is today's date?", {"place": HERE}),
         ),
-        keywords=("time", "clock", "now", "today", "date", "current time", "what day is it"),
+        keywords=(
+            *("time", "clock", "now", "today", "date", "current time", "what day is it"),
+            *("the time in", "time is it in", "what time it is", "is it late", "is it early"),
+        ),
         describe=lambda arguments: _time_in_words(arguments["place"]),
         check=lambda arguments: {"place": find_place(arguments["place"])},
     )
@@ -87,8 +93,14 @@ def _convert_time(around: Surroundings) -> Tool:
     return tool_from(
         convert_time,
         reads_only=True,
+        answers=True,
         live={"from_place": place_names, "to_place": place_names},
         spoken={"time"},
+        heard={
+            "time": lambda said: readings(said, parse_time),
+            "from_place": lambda said: _from_and_to(said)[0],
+            "to_place": lambda said: _from_and_to(said)[1],
+        },
         examples=(
             Example(
                 "What time is 3 pm in London in New York?",
@@ -99,7 +111,10 @@ def _convert_time(around: Surroundings) -> Tool:
                 {"time": "9:30", "from_place": "Berlin", "to_place": HERE},
             ),
         ),
-        keywords=("time zone", "time zones", "time difference", "pm", "am"),
+        keywords=(
+            *("<clock>", "time zone", "time zones", "time difference", "pm", "am"),
+            *("when it is", "when it's noon", "when it's midnight"),
+        ),
         describe=lambda arguments: (
             f"Convert {printable(arguments['time'])} {_at(find_place(arguments['from_place']))} to "
             f"the time {_at(find_place(arguments['to_place']))}"
@@ -134,13 +149,18 @@ def _date_math(around: Surroundings) -> Tool:
         today = zoned(around.now()).date()
         day = parse_date(date, today)
         days = (day - today).days
-        distance = f"{_days(abs(days))} {'from now' if days > 0 else 'ago'}" if days else "today"
-        return f"{date_text(day)} ({day.isoformat()}) is {distance}."
+        if days == 0:
+            return f"Today is {date_text(day)}."
+        weekday, _, rest = date_text(day).partition(" ")
+        verb, distance = ("is", "from now") if days > 0 else ("was", "ago")
+        return f"{rest} {verb} a {weekday}, {_days(abs(days))} {distance}."
 
     return tool_from(
         date_math,
         reads_only=True,
+        answers=True,
         spoken={"date"},
+        heard={"date": lambda said: _dates(around, said)},
         examples=(
             Example("What weekday is 24 December?", {"date": "24 December"}),
             Example("How many days until Christmas?", {"date": "Christmas"}),
@@ -148,7 +168,16 @@ def _date_math(around: Surroundings) -> Tool:
         ),
         keywords=(
             *("weekday", "day of the week", "date", "days until", "days from now", "weeks from"),
-            *("days ago", "weeks ago", "how long until", "which day", "what day"),
+            *(
+                "days ago",
+                "weeks ago",
+                "how long until",
+                "days till",
+                "days to",
+                "days before",
+                "which day",
+                "what day",
+            ),
         ),
         describe=lambda arguments: f"Look up the date {printable(arguments['date'])}",
         check=lambda arguments: _checked_days(around, arguments),
@@ -172,7 +201,12 @@ def _days_between(around: Surroundings) -> Tool:
     return tool_from(
         days_between,
         reads_only=True,
+        answers=True,
         spoken={"start", "end"},
+        heard={
+            "start": lambda said: _both(around, said)[:1],
+            "end": lambda said: _both(around, said)[1:],
+        },
         examples=(
             Example(
                 "How many days are there between 1 March and 15 April?",
@@ -195,6 +229,44 @@ def _checked_days(around: Surroundings, arguments: Mapping[str, Any]) -> dict[st
     for said in arguments.values():
         parse_date(said, zoned(around.now()).date())
     return dict(arguments)
+
+
+def _dates(around: Surroundings, said: str) -> list[str]:
+    today = zoned(around.now()).date()
+    return readings(said, lambda text: parse_date(text, today))
+
+
+def _both(around: Surroundings, said: str) -> list[str]:
+    """Two dates in the order in which they were said; nothing where there are not two."""
+    dates = _dates(around, said)
+    return dates if len(dates) == 2 else []
+
+
+_ELSEWHERE = re.compile(r"\b(?:in|at|for|over)\s+(?!the\b|my\b)\w", re.IGNORECASE)
+
+
+def _place(said: str) -> list[str]:
+    """The places that were named; here where none can have been."""
+    return named(place_names(), said) or ([] if _ELSEWHERE.search(said) else [HERE])
+
+
+def _from_and_to(said: str) -> tuple[list[str], list[str]]:
+    """Where it is a time that was said, and where the time is asked for.
+
+    The place that stands behind the time is where it is that time.
+    """
+    places, times = named(place_names(), said), readings(said, parse_time)
+    if not 0 < len(places) < 3 or len(times) != 1:
+        return [], []
+    low = said.casefold()
+    behind = low.find(times[0].casefold()) + len(times[0])
+    near = re.match(r"(?:\s+(?:time|in|at|o'?clock))*\s*", low[behind:])
+    start = low[behind + (near.end() if near else 0) :]
+    source = next((place for place in (*places, HERE) if start.startswith(place.casefold())), "")
+    others = [place for place in places if place != source]
+    if not source:
+        source, others = (others[0], others[1:]) if len(others) == 2 else (HERE, others)
+    return [source], others or [HERE]
 
 
 def _zone(moment: datetime) -> tzinfo:

@@ -19,6 +19,7 @@ from mobilellm_mlx.tools.builtin.folders import (
     Place,
     open_place,
 )
+from mobilellm_mlx.tools.builtin.hearing import named, topics
 from mobilellm_mlx.tools.schema import Limits, tool_from
 from mobilellm_mlx.tools.tool import Example, Scope, Tool
 
@@ -63,11 +64,14 @@ def _list_files(folders: Folders, missing: str) -> Tool:
             return f"{place.label} holds no files that can be seen."
         lines = [_line(one) for one in found[:MAX_LISTED]]
         more = len(found) - MAX_LISTED
-        return "\n".join(lines + ([f"and {more} more"] if more > 0 else []))
+        return "\n".join(
+            [f"{place.label} holds:", *lines, *([f"and {more} more"] if more > 0 else [])]
+        )
 
     return tool_from(
         list_files,
         reads_only=True,
+        answers=True,
         live={"folder": lambda: live_folders(folders)},
         examples=(
             Example("What is in my Documents folder?", {"folder": "Documents"}),
@@ -147,6 +151,8 @@ def _search_files(folders: Folders, missing: str) -> Tool:
         reads_only=True,
         live={"folder": lambda: live_folders(folders)},
         spoken={"words"},
+        heard={"words": topics, "folder": lambda said: named(live_folders(folders), said)},
+        cues={"folder": r"\b(?:in|inside|below|under|within|search|folder|directory)\b"},
         examples=(
             Example("Which of my files mention the boiler?", {"words": "boiler"}),
             Example(

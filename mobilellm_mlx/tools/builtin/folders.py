@@ -131,11 +131,17 @@ class Folders:
 
     def _is_private(self, root: Path, parts: Sequence[str]) -> bool:
         # The person's Library holds mail, passwords and messages, even where home is granted.
-        library = (self.home / "Library").parts
+        library = (self._real_home() / "Library").parts
         path = tuple(part.casefold() for part in (*root.parts, *parts))
         in_library = path[: len(library)] == tuple(part.casefold() for part in library)
         granted_there = root.parts[: len(library)] == library
         return (in_library and not granted_there) or any(map(is_private, parts))
+
+    def _real_home(self) -> Path:
+        """Home with no links in it, as the paths that it is compared with."""
+        with contextlib.suppress(OSError, RuntimeError):
+            return self.home.resolve()
+        return self.home
 
     def walk(self, start: Place | None = None, *, seconds: float = MAX_WALK_S) -> Iterator[Found]:
         """Everything below a place, or below all; near things first, within bounds.
@@ -198,7 +204,13 @@ HOW_TO_GRANT = "name one in the settings, under `tools.folders`"
 def is_private(name: str) -> bool:
     """Whether a name is one that a person would not show: hidden, or of keys and secrets."""
     low = name.casefold()
-    return low.startswith(".") or low in PRIVATE or low.endswith(PRIVATE_ENDS)
+    first = low.partition(".")[0]  # copies such as `id_rsa.bak`
+    ends = (low, low.rsplit(".", 1)[0])  # and `prod.env.local`
+    return (
+        low.startswith(".")
+        or not {low, first}.isdisjoint(PRIVATE)
+        or any(each.endswith(PRIVATE_ENDS) for each in ends)
+    )
 
 
 def _is_unicode(name: str) -> bool:

@@ -43,12 +43,12 @@ _PSI = _POUND * _G / _INCH**2
 
 # Of every kind: name -> (worth in the base unit, other names parted by commas).
 _LENGTH: Table = {
-    "nanometers": ("1e-9", "nm"),
-    "micrometers": ("1e-6", "µm,um,microns"),
-    "millimeters": ("0.001", "mm"),
-    "centimeters": ("0.01", "cm"),
-    "meters": (1, "m"),
-    "kilometers": (1000, "km,kms"),
+    "nanometres": ("1e-9", "nm"),
+    "micrometres": ("1e-6", "µm,um,microns"),
+    "millimetres": ("0.001", "mm"),
+    "centimetres": ("0.01", "cm"),
+    "metres": (1, "m"),
+    "kilometres": (1000, "km,kms"),
     "inches": (_INCH, "in,″"),
     "feet": (12 * _INCH, "ft,′"),
     "yards": (36 * _INCH, "yd,yds"),
@@ -69,11 +69,11 @@ _MASS: Table = {
     "carats": ("0.0002", "ct"),
 }
 _VOLUME: Table = {
-    "milliliters": ("0.001", "ml,cc,cubic centimeters,cm3,cm³"),
-    "centiliters": ("0.01", "cl"),
-    "deciliters": ("0.1", "dl"),
-    "liters": (1, "l,cubic decimeters"),
-    "cubic meters": (1000, "m3,m³,cbm"),
+    "millilitres": ("0.001", "ml,cc,cubic centimetres,cm3,cm³"),
+    "centilitres": ("0.01", "cl"),
+    "decilitres": ("0.1", "dl"),
+    "litres": (1, "l,cubic decimetres"),
+    "cubic metres": (1000, "m3,m³,cbm"),
     "cubic inches": (_INCH**3 * 1000, "in3,in³"),
     "cubic feet": ((12 * _INCH) ** 3 * 1000, "ft3,ft³"),
     "teaspoons": (_US_GALLON / 768, "tsp"),
@@ -87,12 +87,12 @@ _VOLUME: Table = {
     "imperial gallons": (_UK_GALLON, "UK gallons"),
 }
 _AREA: Table = {
-    "square millimeters": ("1e-6", "mm2,mm²"),
-    "square centimeters": ("0.0001", "cm2,cm²"),
-    "square meters": (1, "m2,m²,sqm"),
+    "square millimetres": ("1e-6", "mm2,mm²"),
+    "square centimetres": ("0.0001", "cm2,cm²"),
+    "square metres": (1, "m2,m²,sqm"),
     "ares": (100, ""),
     "hectares": (10_000, "ha"),
-    "square kilometers": (1_000_000, "km2,km²"),
+    "square kilometres": (1_000_000, "km2,km²"),
     "square inches": (_INCH**2, "in2,in²,sq in"),
     "square feet": ((12 * _INCH) ** 2, "ft2,ft²,sq ft,sqft"),
     "square yards": ((36 * _INCH) ** 2, "yd2,yd²"),
@@ -100,8 +100,8 @@ _AREA: Table = {
     "square miles": (_MILE**2, "mi2,mi²,sq mi"),
 }
 _SPEED: Table = {
-    "meters per second": (1, "m/s,mps"),
-    "kilometers per hour": (Fraction(1000, 3600), "km/h,kmh,kph,kmph"),
+    "metres per second": (1, "m/s,mps"),
+    "kilometres per hour": (Fraction(1000, 3600), "km/h,kmh,kph,kmph"),
     "miles per hour": (_MILE / 3600, "mph,mi/h"),
     "feet per second": (12 * _INCH, "ft/s,fps"),
     "knots": (Fraction(1852, 3600), "kn,kt"),
@@ -158,7 +158,7 @@ _PRESSURE: Table = {
     "millibars": (100, "mbar"),
     "atmospheres": (101_325, "atm"),
     "pounds per square inch": (_PSI, "psi"),
-    "millimeters of mercury": ("133.322387415", "mmHg"),
+    "millimetres of mercury": ("133.322387415", "mmHg"),
     "torr": (Fraction(101_325, 760), ""),
 }
 _POWER: Table = {
@@ -178,7 +178,7 @@ _ANGLE: Table = {
     "arcseconds": (Fraction(1, 3600), "arcsec"),
 }
 _FUEL: Table = {
-    "kilometers per liter": (1, "km/l"),
+    "kilometres per litre": (1, "km/l"),
     "miles per gallon": (_MILE / 1000 / _US_GALLON, "mpg"),
     "miles per imperial gallon": (_MILE / 1000 / _UK_GALLON, "UK mpg"),
 }
@@ -210,8 +210,8 @@ _OTHERS: tuple[tuple[Unit, str], ...] = (
     ),
     (Unit("kelvins", "temperature", Fraction(1)), "K"),
     (
-        Unit("liters per 100 kilometers", "fuel economy", Fraction(100), is_inverse=True),
-        "l/100km,l/100 km,liters per 100 km",
+        Unit("litres per 100 kilometres", "fuel economy", Fraction(100), is_inverse=True),
+        "l/100km,l/100 km,litres per 100 km",
     ),
 )
 
@@ -245,7 +245,7 @@ def singular(name: str) -> str:
     words = name.split(" ")
     for place, word in enumerate(words):
         one = _IRREGULAR.get(word) or (word[:-1] if word.endswith("s") and len(word) > 3 else "")
-        if one:  # the noun is the first word in the plural: kilometers per hour
+        if one:  # the noun is the first word in the plural: kilometres per hour
             return " ".join([*words[:place], one, *words[place + 1 :]])
     return name
 

@@ -287,11 +287,9 @@ def _is_system_zone(now: datetime) -> bool:
 
 
 def clock_text(moment: time | datetime) -> str:
-    """``14:05 (2:05 pm)``, with seconds where there are any."""
+    """``14:05``, with seconds where there are any."""
     seconds = f":{moment.second:02}" if moment.second else ""
-    half = "am" if moment.hour < 12 else "pm"
-    short = f"{(moment.hour - 1) % 12 + 1}:{moment.minute:02}{seconds} {half}"
-    return f"{moment.hour:02}:{moment.minute:02}{seconds} ({short})"
+    return f"{moment.hour:02}:{moment.minute:02}{seconds}"
 
 
 def date_text(day: date) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import textwrap
 from datetime import UTC
@@ -10,6 +11,7 @@ from typing import Annotated
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.plain import printable
 from mobilellm_mlx.tools.builtin import Surroundings
+from mobilellm_mlx.tools.builtin.hearing import topics, trimmed
 from mobilellm_mlx.tools.builtin.shelf import Shelf
 from mobilellm_mlx.tools.schema import Limits, tool_from
 from mobilellm_mlx.tools.tool import Example, Tool
@@ -128,6 +130,39 @@ def _free_title(connection: sqlite3.Connection, text: str) -> str:
     return title
 
 
+def _short(text: str) -> str:
+    """A note in one line."""
+    line = " ".join(_clean(text).split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+
+
+def _ended(line: str) -> str:
+    return line if line.endswith((".", "!", "?", "…")) else f"{line}."
+
+
+def _told(opening: str, lines: list[str]) -> str:
+    """One thing in a sentence, several below each other."""
+    if len(lines) == 1:
+        return f"{opening}: {_ended(lines[0])}"
+    return "\n".join([f"{opening}:", *lines])
+
+
+_OPENING = re.compile(
+    r"\W*(?:please\s+)?(?:"
+    r"(?:(?:make|add|take|write|save|create|keep)\s+)?(?:me\s+)?(?:an?\s+)?(?:new\s+|quick\s+)?note"
+    r"(?:\s+down)?|(?:write|jot)\s+(?:this\s+)?down|remember|memo)\b\s*(?:[:,–-]\s*)?"
+    r"(?:(?:that|saying|to|of|about)\s+)?(\S.*)",
+    re.IGNORECASE,
+)
+
+
+def _texts(said: str) -> list[str]:
+    """What is to be noted, behind the words that ask for it."""
+    found = _OPENING.fullmatch(said.strip())
+    text = trimmed(found[1]) if found else ""
+    return [text] if text else []
+
+
 def _add(notes: Notes) -> Tool:
     def add_note(text: Text) -> str:
         """Write down a note.
@@ -135,11 +170,14 @@ def _add(notes: Notes) -> Tool:
         Args:
             text: what is to be noted, in the person's words
         """
-        return f"Noted: {notes.add(text)}"
+        notes.add(text)
+        return f"Noted: {_ended(_short(text))}"
 
     return tool_from(
         add_note,
+        answers=True,
         spoken={"text"},
+        heard={"text": _texts},
         examples=(
             Example("Note that the spare key is at Anna's", {"text": "the spare key is at Anna's"}),
             Example("Make a note: buy milk and bread", {"text": "buy milk and bread"}),
@@ -157,28 +195,28 @@ def _find(notes: Notes) -> Tool:
         Args:
             words: what the note is about
         """
-        found = notes.find(words)
+        found, about = notes.find(words), " ".join(printable(words).split())
         if not found:
-            return f"No note holds {printable(words)}."
-        lines = [
-            f"{title}: {textwrap.shorten(text, _SHOWN, placeholder=' …')}"
-            if text != title
-            else title
-            for title, text in found[:_MAX_FOUND]
-        ]
-        if more := len(found) - _MAX_FOUND:
-            lines += [f"{more} more hold these words."] if more > 0 else []
-        return "\n".join(lines)
+            return f"There are no notes about {_ended(about)}"
+        lines = [_short(text) for _, text in found[:_MAX_FOUND]]
+        if (more := len(found) - _MAX_FOUND) > 0:
+            lines.append(f"and {more} more")
+        return _told(f"Notes about {about}", lines)
 
     return tool_from(
         find_notes,
         reads_only=True,
+        answers=True,
         spoken={"words"},
+        heard={"words": topics},
         examples=(
             Example("Find my note about the dentist", {"words": "dentist"}),
             Example("Search my notes for spare key", {"words": "spare key"}),
         ),
-        keywords=("notes", "note", "find", "search", "noted"),
+        keywords=(
+            *("notes", "note", "find", "search", "noted", "my note about", "my notes about"),
+            *("did i write", "did i note", "i wrote down", "i noted"),
+        ),
         describe=lambda arguments: f"Search the notes for {printable(arguments['words'])}",
     )
 
@@ -187,11 +225,14 @@ def _list(notes: Notes) -> Tool:
     def list_notes() -> str:
         """List the titles of all notes."""
         titles = notes.titles()
-        return "\n".join(titles) if titles else "There are no notes."
+        if not titles:
+            return "There are no notes."
+        return _told("There is 1 note" if len(titles) == 1 else f"{len(titles)} notes", titles)
 
     return tool_from(
         list_notes,
         reads_only=True,
+        answers=True,
         examples=(Example("What notes do I have?", {}), Example("List my notes", {})),
         keywords=("notes", "list", "show my notes", "all notes"),
         describe=lambda _: "List the titles of the notes",
@@ -228,10 +269,11 @@ def _delete(notes: Notes) -> Tool:
             title: of the note
         """
         notes.delete(title)
-        return f"Deleted the note {printable(title)}."
+        return f"The note “{printable(title)}” is deleted."
 
     return tool_from(
         delete_note,
+        answers=True,
         live={"title": notes.titles},
         examples=(
             Example("Delete the note Buy milk", {"title": "Buy milk"}),

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.plain import printable
 from mobilellm_mlx.tools.builtin import Surroundings
+from mobilellm_mlx.tools.builtin.hearing import readings
 from mobilellm_mlx.tools.command import failure, operand
 from mobilellm_mlx.tools.schema import Limits, tool_from
 from mobilellm_mlx.tools.tool import Example, Scope, Tool
@@ -57,7 +58,9 @@ def _open_url(around: Surroundings) -> Tool:
 
     return tool_from(
         open_url,
+        answers=True,
         spoken={"url"},
+        heard={"url": _addresses},
         examples=(
             Example("Open example.org", {"url": "example.org"}),
             Example("Go to https://docs.python.org/3/", {"url": "https://docs.python.org/3/"}),
@@ -68,6 +71,11 @@ def _open_url(around: Surroundings) -> Tool:
         check=lambda arguments: {"url": parse_url(arguments["url"]).geturl()},
         missing="" if around.runner.find(opener) else f"the program {opener} is not installed",
     )
+
+
+def _addresses(said: str) -> list[str]:
+    """What looks like an address of the web."""
+    return [text for text in readings(said, parse_url) if "." in text or "localhost" in text]
 
 
 def parse_url(text: str) -> SplitResult:
@@ -128,7 +136,8 @@ def _is_ip_address(host: str) -> bool:
 
 def _page_in_words(arguments: Mapping[str, Any]) -> str:
     address = parse_url(arguments["url"])
-    more = address.path != "/" or address.query or address.fragment
+    # What "in the browser" does not say by itself: anything but https://HOST/.
+    more = address.geturl() != f"https://{address.hostname}/"
     return f"Open {address.hostname} in the browser" + (f": {address.geturl()}" if more else "")
 
 
@@ -159,6 +168,7 @@ def _open_app(around: Surroundings) -> Tool:
 
     return tool_from(
         open_app,
+        answers=True,
         live={"name": lambda: list(apps())},
         examples=(
             Example("Open Calendar", {"name": "Calendar"}),

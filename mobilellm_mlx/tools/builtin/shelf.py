@@ -81,10 +81,11 @@ class Shelf:
 
     def _prepare(self) -> None:
         """A private file to open."""
-        if self._path.is_file():
-            return
         if os.path.lexists(self._path):
-            raise self.damaged()
+            # Asked in this order: another thread may make the file between two questions.
+            if not self._path.is_file():
+                raise self.damaged()
+            return
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):  # another process was faster
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

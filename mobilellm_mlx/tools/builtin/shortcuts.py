@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.plain import printable
 from mobilellm_mlx.tools.builtin import Surroundings
+from mobilellm_mlx.tools.builtin.hearing import named, trimmed
 from mobilellm_mlx.tools.command import Runner, failure, operand
 from mobilellm_mlx.tools.schema import Limits, tool_from
 from mobilellm_mlx.tools.tool import Example, Scope, Tool
@@ -85,6 +87,8 @@ def tools(around: Surroundings) -> list[Tool]:
             run_shortcut,
             live={"name": shortcuts.names},
             spoken={"input"},
+            heard={"input": lambda said: _given(shortcuts.names(), said)},
+            cues={"input": _WITH.pattern},
             examples=(
                 Example("Run my Morning Routine shortcut", {"name": "Morning Routine"}),
                 Example("Run Log Weight with 71.5 kg", {"name": "Log Weight", "input": "71.5 kg"}),
@@ -96,6 +100,18 @@ def tools(around: Surroundings) -> list[Tool]:
             missing=_missing(around),
         )
     ]
+
+
+_WITH = re.compile(r"\b(?:with|using|saying)\s+(?:the\s+(?:text|input|words?)\s+)?(\S.*)", re.I)
+
+
+def _given(names: Iterable[str], said: str) -> list[str]:
+    """What a shortcut is to be given; its own name may hold a "with"."""
+    for name in named(names, said):
+        at = said.casefold().find(name.casefold())
+        said = said[:at] + said[at + len(name) :]
+    given = _WITH.search(" ".join(said.split()))
+    return [trimmed(given[1])] if given else []
 
 
 def _in_words(arguments: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -41,19 +42,36 @@ def tools(around: Surroundings) -> list[Tool]:
         tool_from(
             system_status,
             reads_only=True,
+            answers=True,
+            heard={"what": _parts},
             examples=(
                 Example("How full is my battery?", {"what": "battery"}),
                 Example("How much disk space is left?", {"what": "disk"}),
                 Example("Am I online?", {"what": "network"}),
             ),
             keywords=(
-                *("battery", "charge", "charging", "plugged", "power"),
+                *("battery", "charge", "charging", "plugged"),
                 *("disk", "storage", "space", "free", "full", "memory", "ram"),
                 *("network", "wifi", "online", "offline", "connected", "computer", "mac"),
             ),
             describe=_in_words,
         )
     ]
+
+
+_WORDS = {
+    "battery": r"\b(?:batter(?:y|ies)|charg(?:e|ed|er|ing)|plugged|unplugged)\b",
+    "disk": r"\b(?:disks?|dis[ck] space|storage|hard drive|ssd|drive)\b",
+    "memory": r"\b(?:memory|ram)\b",
+    "network": r"\b(?:network|wi-?fi|online|offline|internet|connected|connection)\b",
+}
+
+
+def _parts(said: str) -> list[str]:
+    """Which part is meant; the whole for several, none where it cannot be told."""
+    low = said.casefold()
+    named = [part for part, words in _WORDS.items() if re.search(words, low)]
+    return named if len(named) < 2 else ["all"]
 
 
 def _in_words(arguments: Mapping[str, Any]) -> str:
@@ -71,12 +89,12 @@ def battery() -> str:
     except (OSError, ValueError, RuntimeError):  # odd drivers
         state = None
     if state is None:
-        return "Battery: this computer has none."
-    power = {True: "plugged in", False: "on battery", None: "its charger is unknown"}
+        return "This computer has no battery."
+    power = {True: "plugged in", False: "not plugged in", None: "perhaps plugged in"}
     left = ""
     if not state.power_plugged and state.secsleft is not None and state.secsleft > 0:
-        left = f", {state.secsleft // 3600} h {state.secsleft % 3600 // 60} min left"
-    return f"Battery: {state.percent:.0f} %, {power[state.power_plugged]}{left}."
+        left = f", with {state.secsleft // 3600} h {state.secsleft % 3600 // 60} min left"
+    return f"The battery is at {state.percent:.0f} % and {power[state.power_plugged]}{left}."
 
 
 def disk(home: Path) -> str:
@@ -87,7 +105,7 @@ def disk(home: Path) -> str:
         usage = psutil.disk_usage(str(home))
     except OSError as error:
         raise ToolError(f"the disk could not be asked: {error.strerror}") from error
-    return f"Disk: {format_bytes(usage.free)} free of {format_bytes(usage.total)}."
+    return f"The disk has {format_bytes(usage.free)} free of {format_bytes(usage.total)}."
 
 
 def memory() -> str:
@@ -95,7 +113,8 @@ def memory() -> str:
     import psutil
 
     state = psutil.virtual_memory()
-    return f"Memory: {format_bytes(state.available)} available of {format_bytes(state.total)}."
+    free, total = format_bytes(state.available), format_bytes(state.total)
+    return f"The memory has {free} free of {total}."
 
 
 def network() -> str:
@@ -117,7 +136,7 @@ def network() -> str:
         and not name.startswith(NOT_A_NETWORK)
         and any(_reaches_out(address.address) for address in addresses.get(name, ()))
     )
-    return f"Network: up ({', '.join(up)})." if up else "Network: down."
+    return f"The network is up ({', '.join(up)})." if up else "The network is down."
 
 
 def _reaches_out(address: str) -> bool:

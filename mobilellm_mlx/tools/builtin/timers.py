@@ -6,7 +6,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.plain import printable
 from mobilellm_mlx.tools.builtin import Surroundings
+from mobilellm_mlx.tools.builtin.hearing import readings, trimmed
 from mobilellm_mlx.tools.builtin.moments import (
     clock_text,
     date_text,
@@ -30,6 +31,7 @@ from mobilellm_mlx.tools.tool import Example, Tool
 
 MAX_PENDING = 100
 MAX_LABEL = 60
+_SOON_S = 120
 FILE = "timers.db"
 
 _TABLE = """
@@ -61,16 +63,27 @@ class Timer:
     kind: Literal["timer", "alarm"]
     rings_at: datetime
 
+    @property
+    def title(self) -> str:
+        """``timer pasta``, ``alarm of 07:30``."""
+        return self.name if self.name.startswith(f"{self.kind} of ") else f"{self.kind} {self.name}"
+
     def words(self, now: datetime) -> str:
-        """``pasta rings in 4 minutes 10 seconds, at 14:05 (2:05 pm)``."""
+        """``pasta rings in 4 minutes 10 seconds, at 14:05``."""
         now = zoned(now)
         # Of two times of one zone Python subtracts what the clocks show, not what has gone by.
         left = timedelta(seconds=self.rings_at.timestamp() - now.timestamp())
-        day = "" if self.rings_at.date() == now.date() else f" on {date_text(self.rings_at)}"
-        at = f"at {clock_text(self.rings_at)}{day}"
+        at = self.at(now)
         if left <= timedelta(0):
             return f"{self.name} rang {at}"
         return f"{self.name} rings in {duration_text(left)}, {at}"
+
+    def at(self, now: datetime) -> str:
+        """``at 14:05``, the seconds where it is soon, and the day where it is another one."""
+        day = "" if self.rings_at.date() == now.date() else f" on {date_text(self.rings_at)}"
+        is_soon = abs(self.rings_at.timestamp() - now.timestamp()) < _SOON_S
+        moment = self.rings_at if is_soon else self.rings_at.replace(second=0)
+        return f"at {clock_text(moment)}{day}"
 
 
 class Timers:
@@ -143,17 +156,24 @@ class Timers:
         pending = self.pending()
         return pending[0].rings_at if pending else None
 
-    def cancel(self, name: str) -> None:
-        """Let one not ring.
+    def cancel(self, name: str) -> Timer:
+        """Let one not ring, and give it.
 
         Raises:
             ToolError: when none of that name is set.
         """
-        query = "DELETE FROM timer WHERE name = ?"
-        if not self._shelf.write(lambda connection: connection.execute(query, (name,)).rowcount):
+
+        def take(connection: sqlite3.Connection) -> list[Timer]:
+            found = [timer for timer in self._rows(connection) if _same(timer.name, name)]
+            names = [(timer.name,) for timer in found]
+            connection.executemany("DELETE FROM timer WHERE name = ?", names)
+            return found
+
+        if not (gone := self._shelf.write(take)):
             raise ToolError(
                 f"no timer {printable(name)[:MAX_LABEL]!r} is set", "`list_timers` shows them"
             )
+        return gone[0]
 
     def _rows(self, connection: sqlite3.Connection) -> list[Timer]:
         now = zoned(self._now())
@@ -165,6 +185,10 @@ class Timers:
             ]
         except (TypeError, ValueError, OverflowError, OSError):  # no time at all
             raise self._shelf.damaged() from None
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or one.lower() == other.lower()
 
 
 def tools(around: Surroundings) -> list[Tool]:
@@ -188,17 +212,21 @@ def _set_timer(timers: Timers, now: Callable[[], datetime]) -> Tool:
         """
         length = parse_duration(duration)
         rings_at = local(now().timestamp() + length.total_seconds(), now())
-        name = _label(label) or f"timer of {duration_text(length)}"
-        timer = timers.set("timer", name, rings_at)
-        return f"Set: {timer.words(now())}."
+        kind = f"timer of {duration_text(length)}"
+        timer = timers.set("timer", _label(label) or kind, rings_at)
+        called = f" called {timer.name}" if _label(label) else ""
+        return f"A {kind}{called} rings {timer.at(now())}."
 
     return tool_from(
         set_timer,
+        answers=True,
         spoken={"duration", "label"},
+        heard={"duration": _durations, "label": _labels},
+        cues={"label": LABEL_CUE},
         examples=(
             Example("Set a timer for 5 minutes", {"duration": "5 minutes"}),
             Example(
-                "Start a pasta timer for 1 hour 30 minutes",
+                "Set a timer for 1 hour 30 minutes called pasta",
                 {"duration": "1 hour 30 minutes", "label": "pasta"},
             ),
             Example("Wake me in half an hour", {"duration": "half an hour"}),
@@ -228,7 +256,9 @@ def _set_alarm(timers: Timers, now: Callable[[], datetime]) -> Tool:
         rings_at = _alarm_time(time, now())
         name = _label(label) or f"alarm of {rings_at:%H:%M}"
         timer = timers.set("alarm", name, rings_at)
-        return f"Set: {timer.words(now())}."
+        called = f" called {timer.name}" if _label(label) else ""
+        left = timedelta(seconds=rings_at.timestamp() - now().timestamp())
+        return f"An alarm{called} rings {timer.at(now())}, in {duration_text(left)}."
 
     def in_words(arguments: Mapping[str, Any]) -> str:
         rings_at = _alarm_time(arguments["time"], now())
@@ -241,7 +271,10 @@ def _set_alarm(timers: Timers, now: Callable[[], datetime]) -> Tool:
 
     return tool_from(
         set_alarm,
+        answers=True,
         spoken={"time", "label"},
+        heard={"time": lambda said: readings(said, _alarm_clock), "label": _labels},
+        cues={"label": LABEL_CUE},
         examples=(
             Example("Set an alarm for 7:30 am", {"time": "7:30 am"}),
             Example("Wake me at 6 tomorrow", {"time": "6 tomorrow"}),
@@ -254,8 +287,11 @@ def _set_alarm(timers: Timers, now: Callable[[], datetime]) -> Tool:
 
 
 def _alarm_time(said: str, now: datetime) -> datetime:
-    clock = _DAY.sub(" ", said)
-    return next_at(parse_time(clock), now, days_ahead=int("tomorrow" in said.casefold()))
+    return next_at(_alarm_clock(said), now, days_ahead=int("tomorrow" in said.casefold()))
+
+
+def _alarm_clock(said: str) -> time:
+    return parse_time(_DAY.sub(" ", said))
 
 
 _DAY = re.compile(r"\b(?:today|tomorrow)\b,?", re.IGNORECASE)
@@ -267,11 +303,14 @@ def _list(timers: Timers, now: Callable[[], datetime]) -> Tool:
         pending = timers.pending()
         if not pending:
             return "No timer or alarm is set."
-        return "\n".join(timer.words(now()) for timer in pending)
+        return "\n".join(
+            f"The {timer.title}{timer.words(now()).removeprefix(timer.name)}." for timer in pending
+        )
 
     return tool_from(
         list_timers,
         reads_only=True,
+        answers=True,
         examples=(
             Example("Which timers are running?", {}),
             Example("How much time is left on my timer?", {}),
@@ -289,11 +328,11 @@ def _cancel(timers: Timers) -> Tool:
         Args:
             name: of the timer or alarm
         """
-        timers.cancel(name)
-        return f"Cancelled: {printable(name)}."
+        return f"The {printable(timers.cancel(name).title)} is cancelled."
 
     return tool_from(
         cancel_timer,
+        answers=True,
         live={"name": lambda: [timer.name for timer in timers.pending()]},
         examples=(
             Example("Cancel the pasta timer", {"name": "pasta"}),
@@ -312,3 +351,38 @@ def _label(label: str) -> str:
 def _called(arguments: Mapping[str, Any]) -> str:
     label = _label(arguments.get("label", ""))
     return f" called {label}" if label else ""
+
+
+# ---------------------------------------------------------------- what was said
+
+_NOT_A_LABEL = (
+    r"(?!\d|(?:an?|the|my|this|that|half|quarter|noon|midnight|midday|to\w+|now|later|one|two|three|"
+    r"four|five|six|seven|eight|nine|ten|eleven|twelve|thir\w+|four\w+|fif\w+|six\w+|seven\w+|"
+    r"eigh\w+|nine\w+|twenty|forty|morning|evening|afternoon|night|week\w*|next|same|day|hours?|"
+    r"minutes?|mins?|seconds?|secs?)\b)"
+)
+_LABELS = (
+    r"\b(?:called|named|labell?ed|titled)\s+(\S.*)",
+    rf"\bfor\s+(?:the|my|our|some)\s+({_NOT_A_LABEL}[a-z].*)",
+    rf"\bto\s+(?!(?:set|start|go|ring|wake|be|make)\b)({_NOT_A_LABEL}[a-z].*)",
+)
+LABEL_CUE = "|".join(_LABELS)
+"""What asks for a label; a pasta timer may stay without one."""
+_BEHIND = re.compile(
+    r"\s+(?:please|thanks|(?:for|in|at|of|that|which|set|and)\s+(?:\d|an?\b|half|one|two|three|five|"
+    r"ten|rings?|goes))\b.*|[.,;!?]\s.*",
+    re.IGNORECASE,
+)
+
+
+def _labels(said: str) -> list[str]:
+    """What a timer is to be called."""
+    for pattern in _LABELS:
+        if found := re.search(pattern, said, re.IGNORECASE):
+            label = trimmed(_BEHIND.sub("", " ".join(found[1].split())))
+            return [label] if 0 < len(label) <= MAX_LABEL else []
+    return []
+
+
+def _durations(said: str) -> list[str]:
+    return readings(said, parse_duration, belong=frozenset(("a", "day", "days")))
