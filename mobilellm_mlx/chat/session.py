@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mobilellm_mlx.chat import tree
-from mobilellm_mlx.chat.context import ContextPolicy, Shown, choose, conversation
+from mobilellm_mlx.chat.answering import Way
+from mobilellm_mlx.chat.context import (
+    ContextPolicy,
+    conversation,
+)
 from mobilellm_mlx.chat.keeper import AnswerWriter, Keeper
-from mobilellm_mlx.chat.making import describe, make_again
+from mobilellm_mlx.chat.making import make_again
 from mobilellm_mlx.chat.records import (
     AnswerStatus,
     ChatRecord,
     Generation,
     StoredMessage,
-    ToolUse,
     make_id,
     now,
 )
 from mobilellm_mlx.chat.titles import make_title
-from mobilellm_mlx.chat.using import ToolKit, Work, joined, use_tools
+from mobilellm_mlx.chat.using import ToolKit
 from mobilellm_mlx.engine import ChatEngine
-from mobilellm_mlx.errors import EngineError, InvalidInput, StorageError
-from mobilellm_mlx.events import Event, GenerationSummary, Notice, ReasoningDelta, TextDelta
-from mobilellm_mlx.grammar import Grammar
+from mobilellm_mlx.errors import InvalidInput, StorageError
+from mobilellm_mlx.events import (
+    Event,
+    GenerationSummary,
+    ReasoningDelta,
+    TextDelta,
+    ToolEnded,
+)
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 
@@ -34,8 +42,6 @@ if TYPE_CHECKING:
     from mobilellm_mlx.chat.snapshots import Snapshots
     from mobilellm_mlx.chat.store import Store
 
-_LONGEST_EXTRA = 64
-"""Tokens that a chat template may add to a message, generously."""
 WORTH_KEEPING = 256
 """Tokens from which on reading a cache from disk beats reading the chat anew."""
 
@@ -257,17 +263,32 @@ class Session:
         """Add to an answer, and note how it was made."""
         if self._engine.info is None:
             yield from self._engine.load()
-        options = self._engine.defaults.merged(overrides)
-        way = _Way(answer, options, cancel or threading.Event(), _begun(answer), self.instructions)
+        writer = AnswerWriter(self._keeper, answer.id, answer.content, answer.reasoning)
+        way = Way(
+            self._engine,
+            self.above(answer.id),
+            answer,
+            self.instructions,
+            self._engine.defaults.merged(overrides),
+            cancel or threading.Event(),
+            self.policy,
+            self.tools,
+            note=lambda made: self._put(replace(made, content=writer.content, status="partial")),
+            before=self.left_out,
+        )
         if answer.status != "partial":  # should the program die now, its tokens will not be all
             self._put(replace(answer, status="partial"))
-        writer = AnswerWriter(self._keeper, answer.id, answer.content, answer.reasoning)
         summary: GenerationSummary | None = None
         status: AnswerStatus = "failed"
+        parted = False
         try:
-            with writer, closing(self._work(way, writer)) as job:
+            with writer, closing(way.events()) as job:
                 for event in job:
-                    if isinstance(event, TextDelta):
+                    if isinstance(event, ToolEnded):  # what it said before the call, and after it
+                        parted = bool(writer.content)
+                    elif isinstance(event, TextDelta):
+                        if parted:
+                            event, parted = TextDelta(f"\n\n{event.text}"), False
                         writer.add(text=event.text)
                     elif isinstance(event, ReasoningDelta):
                         writer.add(reasoning=event.text)
@@ -281,135 +302,20 @@ class Session:
             status = "partial"
             raise
         finally:
-            made = None
-            info = self._engine.info
-            if summary is not None and info is not None and way.is_made:
-                made = describe(
-                    info,
-                    summary,
-                    instructions=way.instructions,
-                    adapter=self.adapter,
-                    left_out=way.left_out,
-                    begun=way.begun,
-                    grammar=way.grammar,
-                )
-            self._settle(way, writer, status, made)
+            made = way.describe(summary, self.adapter) if summary is not None else None
+            self._settle(way.answer, writer, status, made)
         if notice := self._keeper.notice():
             yield notice
         yield summary
 
-    def _work(self, way: _Way, writer: AnswerWriter) -> Generator[Event, None, None]:
-        """All that happens on the way to an answer; ends with a summary."""
-        kit, answer = self.tools, way.answer
-        if kit is not None and kit.is_on and not (way.begun or answer.made or answer.uses):
-            work = yield from self._use_tools(kit, way, writer)
-            if work.calls is not None and work.calls.speech is not None:
-                way.grammar = work.calls.grammar
-                yield work.calls.speech
-                return
-            if writer.content and work.uses:
-                yield TextDelta("\n\n")  # what it said before it called, and what it says now
-            if work.answer and not way.cancel.is_set():
-                yield TextDelta(work.answer)
-                yield self._unmade(way, work.answer)
-                return
-        shown = self._context(way, way.instructions)
-        way.left_out = shown.left_out
-        if new := set(shown.left_out) - set(self.left_out):
-            yield Notice(
-                f"{len(new)} older messages are no longer shown to the model: its context is full"
-            )
-        yield from self._engine.chat(shown.messages, way.options, way.cancel, way.begun)
-
-    def _unmade(self, way: _Way, text: str) -> GenerationSummary:
-        """The end of an answer that no model made."""
-        way.is_made = False
-        info = self._engine.info
-        assert info is not None
-        shown = [*self._context(way, way.instructions).messages, Message("assistant", text)]
-        return GenerationSummary(
-            model=info.model,
-            text=text,
-            context_used=self._engine.count_tokens(shown),
-            context_limit=info.context_limit,
-        )
-
-    def _use_tools(
-        self, kit: ToolKit, way: _Way, writer: AnswerWriter
-    ) -> Generator[Event, None, Work]:
-        """Let the model use tools before it answers."""
-
-        def prompt(uses: Sequence[ToolUse], more: str) -> Sequence[Message]:
-            way.answer = replace(way.answer, uses=tuple(uses))
-            shown = self._context(way, joined(self.instructions, more))
-            way.left_out = shown.left_out
-            return shown.messages
-
-        def note(uses: Sequence[ToolUse]) -> None:
-            way.answer = replace(way.answer, uses=tuple(uses))
-            self._put(replace(way.answer, content=writer.content, status="partial"))
-
-        said = self.above(way.answer.id)[-1].content
-        work = yield from use_tools(kit, self._engine, said, prompt, note, way.options, way.cancel)
-        way.instructions = joined(self.instructions, work.instructions)
-        return work
-
-    def _context(self, way: _Way, instructions: str | None) -> Shown:
-        """What the model is shown for an answer."""
-        branch = self.above(way.answer.id)
-        info = self._engine.info
-        assert info is not None
-        begun = way.begun
-        more = len(begun.encode()) if isinstance(begun, str) else len(begun)
-
-        def count(messages: Sequence[Message]) -> int:
-            try:
-                return self._engine.count_tokens(messages) + more
-            except EngineError:  # the model had to make way for another one, which failed
-                for _ in self._engine.load():
-                    pass
-                return self._engine.count_tokens(messages) + more
-
-        told = [way.answer, *branch]
-        more_bytes = more + len((instructions or "").encode())
-        return choose(
-            branch,
-            instructions,
-            count=self._guarded(count, told, more_bytes, info.context_limit),
-            limit=info.context_limit,
-            policy=self.policy,
-            before=self.left_out,
-            using=way.answer.uses,
-        )
-
-    def _guarded(
-        self,
-        count: Callable[[Sequence[Message]], int],
-        told: Sequence[StoredMessage],
-        more: int,
-        limit: int,
-    ) -> Callable[[Sequence[Message]], int]:
-        """``count``, but for short chats a bound that costs nothing: no token is less than a byte.
-
-        A template may bring words of its own; a chat that is that close to its limit is counted.
-        """
-        size = more
-        for message in told:
-            size += len(message.content.encode()) + _LONGEST_EXTRA
-            for use in message.uses:
-                size += len(f"{use.tool}{use.arguments}{use.result}".encode()) + 8 * _LONGEST_EXTRA
-        short = size <= self.policy.threshold * limit / 2
-        return (lambda _: size) if short else count
-
     def _settle(
         self,
-        way: _Way,
+        answer: StoredMessage,
         writer: AnswerWriter,
         status: AnswerStatus,
         made: Generation | None,
     ) -> None:
         """Write an answer down as it ended."""
-        answer = way.answer
         settled = replace(
             answer,
             content=writer.content,
@@ -587,21 +493,6 @@ class Session:
         self._note(lambda store: store.set_deleted(message_ids, deleted))
 
 
-@dataclass(slots=True)
-class _Way:
-    """On the way to an answer: what it is made with."""
-
-    answer: StoredMessage
-    options: GenerationOptions
-    cancel: threading.Event
-    begun: str | Sequence[int]
-    instructions: str | None
-    left_out: tuple[str, ...] = ()
-    grammar: Grammar | None = None
-    is_made: bool = True
-    """Whether the model made the answer; else it is a tool's."""
-
-
 def _is_nothing(answer: StoredMessage) -> bool:
     """Whether an answer brought not a word and was not meant to: it was stopped or broke.
 
@@ -614,13 +505,3 @@ def _is_nothing(answer: StoredMessage) -> bool:
         ended = bool(answer.made) and answer.made[-1].stop_reason != "cancelled"
         return not answer.content and not ended
     return not answer.content and answer.status != "complete"
-
-
-def _begun(answer: StoredMessage) -> str | tuple[int, ...]:
-    """What an answer begins with when it is continued: its tokens, if all of them are known."""
-    known = answer.status in ("complete", "stopped") and all(
-        stretch.tokens and stretch.begun_text is None for stretch in answer.made
-    )
-    if known and answer.made:
-        return tuple(token for stretch in answer.made for token in stretch.tokens)
-    return answer.content

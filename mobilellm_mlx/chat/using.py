@@ -73,12 +73,14 @@ class Work:
         uses: the tools used, in order.
         instructions: what the system prompt gained.
         calls: what came of asking for the last time; None when the model was not asked.
+        opening: what a call begins with, where a model may speak instead; empty elsewhere.
         answer: what to say without asking the model again.
     """
 
     uses: list[ToolUse] = field(default_factory=list)
     instructions: str = ""
     calls: Calls | None = None
+    opening: str = ""
     answer: str | None = None
 
 
@@ -118,9 +120,9 @@ def use_tools(
             calls = yield from call_tools(engine, style, conversation, offered, options, cancel)
         except (ContextOverflow, InvalidGrammar, ToolError) as error:
             yield Notice(f"no tool was used: {error.message}")
-            work.calls = None
+            work.calls, work.instructions = None, ""  # they may be what there was no room for
             break
-        work.calls = calls
+        work.calls, work.opening = calls, calls.opening
         if calls.is_cut and calls.speech is None and not cancel.is_set():
             work.uses.append(_cut(style, calls))
             note(work.uses)
@@ -288,17 +290,21 @@ def _look_at(
     kit: ToolKit, use: ToolUse, offered: Sequence[Offered], seen: set[str]
 ) -> tuple[Request | None, Outcome | None]:
     """What to ask leave for, or why the call is not even asked for."""
+    request, outcome = None, None
+    keys = {Call(use.tool, use.arguments).key}  # as the model wrote it, and as it would be run
     try:
         tool = kit.toolbox.find(use.tool)
         schema = next((one.schema for one in offered if one.tool is tool), None)
         arguments = check_arguments(tool, use.arguments, schema)
         request = make_request(use.id, tool, arguments)
+        keys.add(request.call.key)
+        outcome = Outcome("unavailable", tool.missing) if tool.missing else None
     except MobileLLMError as error:
-        return None, Outcome("invalid", error.message)
-    if request.call.key in seen:
-        return request, Outcome("repeated", "the same call was made before in this turn")
-    seen.add(request.call.key)
-    return request, Outcome("unavailable", tool.missing) if tool.missing else None
+        outcome = Outcome("invalid", error.message)
+    if keys & seen:
+        outcome = Outcome("repeated", "the same call was made before in this turn")
+    seen |= keys
+    return request, outcome
 
 
 @dataclass(frozen=True, slots=True)

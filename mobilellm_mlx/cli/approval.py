@@ -11,7 +11,7 @@ import termios
 import threading
 
 from mobilellm_mlx.plain import STEERING, UNSEEN, printable
-from mobilellm_mlx.tools.approval import objection, only_reads
+from mobilellm_mlx.tools.approval import objection
 from mobilellm_mlx.tools.tool import Answer, Duration, Request, deny
 
 TERMINAL = "/dev/tty"
@@ -61,7 +61,7 @@ def _ask(terminal: int, request: Request, cancel: threading.Event) -> Answer:
         why = "the call is too long to be read on this terminal"
         _write(terminal, f"\nNot allowed: {_one_line(request.tool.name)}, {why}.\n")
         return Answer(False, reason=why)
-    lasts, reads = objection(request.scope) is None, only_reads(request.tool)
+    lasts, reads = objection(request.scope) is None, request.tool.reads_only
     _write(terminal, _question(request, arguments, lasts, reads))
     termios.tcflush(terminal, termios.TCIFLUSH)  # what was typed before the question is no answer
     while not cancel.is_set():

@@ -94,23 +94,21 @@ def tools(
             for task in tui.DEMO_TASKS:
                 trial.session.reset()
                 events = trial.session.send(task)
-                if as_json:
-                    console.print_json(events, "generate")
-                else:
+                if not as_json:
                     _tell(task, events)
+                elif code := console.print_json(events, "generate"):
+                    return code
     return 0
 
 
 def _tell(task: str, events: Iterator[Event]) -> None:
     """A task and all that came of it, in lines."""
     click.secho(task, bold=True)
-    saved = 0
     for event in events:
         match event:
             case ToolsOffered(tools=names):
                 _line("offered", ", ".join(names))
             case ToolCalled():
-                saved += event.forced_tokens
                 cost = f"{event.tokens} tokens, {event.forward_passes} forward passes"
                 _line("call", f"{event.words}  ({cost}, {event.elapsed_s:.1f} s)")
             case ToolAllowed():

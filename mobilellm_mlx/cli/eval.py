@@ -13,6 +13,7 @@ import click
 
 from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.errors import printable
+from mobilellm_mlx.cli.eval_tables import print_differences, print_list, print_results
 from mobilellm_mlx.cli.shared import (
     debug_option,
     load_options,
@@ -25,14 +26,11 @@ from mobilellm_mlx.events import EvalSummary, Event, Status
 
 if TYPE_CHECKING:
     from mobilellm_mlx.engine import ChatEngine
-    from mobilellm_mlx.evals.results import EvalResult
     from mobilellm_mlx.evals.task import Task
     from mobilellm_mlx.tools.asking import Style
 
 DATA = ("home", "bfcl")
 _LIMIT = 100
-_ORDER = ("em_intent", "em_structure", "valid", "called", "restraint", "found")
-"""Metrics that come first in a table."""
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -73,7 +71,7 @@ def eval_() -> None:
     default=_LIMIT,
     show_default=True,
     metavar="N",
-    help="Requests of each data set; 0 asks all of them.",
+    help="Requests of each data set; 0 asks all there are.",
 )
 @click.option(
     "--seed",
@@ -226,6 +224,60 @@ def _one_run(
     )
 
 
+@eval_.command("training")
+@click.option(
+    "--format",
+    "format_",
+    default=FORMAT,
+    show_default=True,
+    callback=require_text,
+    metavar="NAME",
+    help="How calls are written.",
+)
+@click.option(
+    "--side",
+    type=click.Choice(["train", "dev"]),
+    default="train",
+    show_default=True,
+    help="Whose sentence templates; those of the test are not given.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(1, 20_000),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="At most so many conversations.",
+)
+@click.option(
+    "--offer",
+    type=click.IntRange(1, 40),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Tools on offer in each.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of what is drawn.",
+)
+@debug_option
+def training(format_: str, side: Any, count: int, offer: int, seed: int) -> None:
+    """Print conversations with calls to train with, one JSON object a line.
+
+    They are Home Assistant's sentences of templates that no measurement uses.
+    """
+    from mobilellm_mlx.evals.calls.home import Home, HomeTask
+    from mobilellm_mlx.evals.calls.training import conversations
+
+    for line in conversations(HomeTask(Home(), side, offer), format_, count, seed):
+        click.echo(line)
+
+
 @eval_.command("list")
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
 @_json_option
@@ -243,7 +295,7 @@ def list_results(limit: int | None, as_json: bool) -> None:
     elif not briefs:
         click.echo("there are no results yet; `mobilellm eval calls` makes some", err=True)
     else:
-        print_results(briefs, with_id=True)
+        print_list(briefs)
 
 
 @eval_.command("compare")
@@ -266,97 +318,4 @@ def compare_results(before: str, after: str, as_json: bool) -> None:
         rows = [asdict(one) for one in differences]
         click.echo(json.dumps({"before": first.id, "after": second.id, "metrics": rows}, indent=2))
         return
-    for label, result in (("before", first), ("after", second)):
-        click.echo(f"{label}: {printable(_described(result))}")
-    rows_shown = [
-        [
-            one.metric,
-            _figure(one.before),
-            _figure(one.after),
-            f"{one.change.mean or 0:+.3f}",
-            f"{_figure(one.change.low)} to {_figure(one.change.high)}",
-            str(one.change.n),
-            f"{one.p:.3f}",
-        ]
-        for one in differences
-    ]
-    _print_table(["metric", "before", "after", "change", "95 %", "n", "p"], rows_shown)
-
-
-def print_results(results: Sequence[Mapping[str, Any]], *, with_id: bool = False) -> None:
-    """Results as one table for each task, a column for each of them.
-
-    Args:
-        results: as ``EvalResult.brief`` gives them.
-        with_id: name each by its id too.
-    """
-    if with_id:
-        rows = []
-        for one in results:
-            shown = [
-                f"{name} {_figure(one['metrics'][name]['mean'])}"
-                for name in ("em_intent", "em_structure")
-                if name in one["metrics"]
-            ]
-            mode = str(one["settings"].get("mode", ""))
-            rows.append(
-                [one["id"], one["model"], one["task"], mode, str(one["requests"]), ", ".join(shown)]
-            )
-        _print_table(["id", "model", "task", "mode", "n", "figures"], rows)
-        return
-    for task in dict.fromkeys(one["task"] for one in results):
-        columns = [one for one in results if one["task"] == task]
-        names = dict.fromkeys(name for one in columns for name in one["metrics"])
-        heads = [str(one["settings"].get("mode") or one["model"]) for one in columns]
-        ordered = sorted(
-            names, key=lambda name: (_ORDER.index(name) if name in _ORDER else 99, name)
-        )
-        rows = [_row(name, [one["metrics"].get(name) for one in columns]) for name in ordered]
-        counts = " / ".join(dict.fromkeys(str(one["requests"]) for one in columns))
-        click.echo(f"{printable(task)}: {counts} requests, {printable(columns[0]['model'])}")
-        _print_table(["", *heads], rows)
-
-
-def _row(name: str, metrics: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    """A metric of several results; what it is the mean of, once where that is the same."""
-    counts = {one["n"] for one in metrics if one}
-    if len(counts) == 1:
-        return [f"{name} (n={counts.pop()})", *map(_cell, metrics)]
-    return [name, *(f"{_cell(one)} n={one['n']}" if one else "-" for one in metrics)]
-
-
-def _cell(metric: Mapping[str, Any] | None) -> str:
-    """A mean and its interval; shares in per cent."""
-    if metric is None or metric["mean"] is None:
-        return "-"
-    if metric["interval"] == "wilson":
-        low, mean, high = (f"{100 * metric[name]:.0f}" for name in ("low", "mean", "high"))
-        return f"{mean}% ({low}-{high})"
-    low, high = _figure(metric["low"]), _figure(metric["high"])
-    return f"{_figure(metric['mean'])} ({low}-{high})"
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _described(result: EvalResult) -> str:
-    mode = f" {result.mode}" if result.mode else ""
-    return f"{result.id} ({result.model}, {result.task}{mode}, {len(result.scores)} requests)"
-
-
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout; its cells are text and nothing else."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for at, head in enumerate(heads):
-        table.add_column(Text(printable(head)), justify="left" if at == 0 else "right")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    Console(highlight=False).print(table)
+    print_differences(first, second, differences)

@@ -229,7 +229,7 @@ class Generator:
         """
         tokenizer, (markers, opened) = self._loaded.tokenizer, self._markers(prompt)
         if markers is None or not opened or not (text or answers):
-            return tokenizer.encode(text)
+            return tokenizer.encode(text) if text else []
         return [*marker_ids(markers.end, tokenizer), *tokenizer.encode("\n\n" + text)]
 
     def _stream(

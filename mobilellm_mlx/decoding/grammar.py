@@ -36,9 +36,11 @@ class _Words:
             _SPECIAL + signs[token].encode() if token in signs else tokenizer.token_bytes(token)
             for token in range(tokenizer.vocab_size)
         ]
-        # A model without an end can end where its grammar does; this id is never sampled.
-        self.stops = sorted(stop_tokens) or [len(self.tokens)]
-        if not stop_tokens:
+        # A checkpoint may name ends that its tokenizer lacks. A model without any can end where its
+        # grammar does; this id is never sampled.
+        known = sorted(token for token in stop_tokens if 0 <= token < len(self.tokens))
+        self.stops = known or [len(self.tokens)]
+        if not known:
             self.tokens.append(_SPECIAL + b"<end>")
         self.special_token_ids = sorted({*signs, *self.stops})
         self.eos_token_id = self.stops[0]

@@ -86,11 +86,6 @@ def rule_words(tool: Tool | str, scope: Scope) -> str:
     return form.format(tool=name, value=scope.value)
 
 
-def only_reads(tool: Tool) -> bool:
-    """Whether a tool changes nothing, for all we know; what a server says of its own is a claim."""
-    return tool.reads_only and not tool.source.startswith("mcp:")
-
-
 def make_request(id: str, tool: Tool, arguments: Mapping[str, Any]) -> Request:
     """A call as it is put to a person, and again after they have changed it.
 
@@ -167,7 +162,7 @@ class Approvals:
         rule = next((rule for rule in self.rules if rule.grants(request)), None)
         if rule is not None:
             return rule.duration
-        return "reads only" if reads_only_free and only_reads(request.tool) else None
+        return "reads only" if reads_only_free and request.tool.reads_only else None
 
     def has_changed(self, request: Request) -> bool:
         """Whether the tool was allowed once, and says other things of itself since."""

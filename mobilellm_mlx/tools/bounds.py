@@ -22,6 +22,15 @@ _IN_MANY = ("anyOf", "oneOf", "allOf", "prefixItems")
 _IN_NAMED = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
 
 
+_OURS = (
+    ("maxLength", MAX_TEXT),
+    ("maxItems", MAX_ITEMS),
+    ("minimum", -MAX_WHOLE),
+    ("maximum", MAX_WHOLE),
+    ("multipleOf", FINEST),
+)
+
+
 def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a schema in which texts, lists and numbers have limits.
 
@@ -54,6 +63,16 @@ def _bound(schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         made |= {key: value for key, value in _limits(kind, made).items() if key not in made}
     return made
+
+
+def without_ours(schema: Any) -> Any:
+    """A schema without the limits that ``bounded`` gave it: who reads it need not know them."""
+    if isinstance(schema, list):
+        return [without_ours(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    # A property may be called like a limit; then its value is a schema.
+    return {key: without_ours(value) for key, value in schema.items() if (key, value) not in _OURS}
 
 
 def _any(schema: Any, depth: int) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobilellm_mlx.errors import MobileLLMError, ToolError
 from mobilellm_mlx.plain import printable
+from mobilellm_mlx.tools.bounds import FINEST
 from mobilellm_mlx.tools.tool import Tool
 
 if TYPE_CHECKING:
@@ -184,7 +185,10 @@ def _multiple(validator: Any, step: Any, instance: Any, _: Any) -> Iterator[Vali
     """As it is written: 0.3 is a multiple of 0.1, though its float is not."""
     from jsonschema.exceptions import ValidationError
 
-    if validator.is_type(instance, "number") and Fraction(repr(instance)) % Fraction(repr(step)):
+    # The finest step is there for models alone, which would write decimals without end.
+    if not validator.is_type(instance, "number") or step == FINEST:
+        return
+    if Fraction(repr(instance)) % Fraction(repr(step)):
         yield ValidationError("no multiple")
 
 

@@ -12,6 +12,8 @@ from mobilellm_mlx.chat.exchange import WholeChat, from_json, renew, to_json
 from mobilellm_mlx.chat.records import ChatRecord, Generation, StoredMessage, ToolUse
 from mobilellm_mlx.chat.tree import branch
 from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.tools.checking import check_arguments
+from mobilellm_mlx.tools.tool import Tool
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -309,3 +311,15 @@ def test_times_in_other_zones_are_understood() -> None:
 
 def test_a_byte_order_mark_does_no_harm() -> None:
     assert from_json(b"\xef\xbb\xbf" + to_json([small_chat()]).encode()) == [small_chat()]
+
+
+def test_whatever_a_tool_may_be_called_with_comes_back() -> None:
+    deep: object = 1e300
+    for _ in range(32):  # as deep as ``check_arguments`` allows
+        deep = [deep]
+    arguments: dict[str, object] = {"deep": deep, "large": 2**80}
+    check_arguments(Tool("t", "Do.", {"type": "object"}, lambda *_: ""), arguments)
+    chat = small_chat()
+    answer = replace(chat.messages[1], uses=(ToolUse("u", "t", arguments),))
+    chat = replace(chat, messages=[chat.messages[0], answer, chat.messages[2]])
+    assert from_json(to_json([chat]).encode()) == [chat]

@@ -14,7 +14,7 @@ ALL = [
     *((verb,) for verb in VERBS),
     *(("models", verb) for verb in ("list", "pull", "show", "rm")),
     *(("tools", verb) for verb in ("list", "show", "call")),
-    *(("eval", verb) for verb in ("calls", "compare", "list")),
+    *(("eval", verb) for verb in ("calls", "training", "list", "compare")),
     ("demo", "tools"),
     *(
         ("history", verb)

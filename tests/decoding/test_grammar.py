@@ -18,6 +18,7 @@ from tiny import GOLDEN, LLAMA, script_loaded
 
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.decoding import Generator
+from mobilellm_mlx.decoding.generator import ChatPrompt
 from mobilellm_mlx.decoding.grammar import GrammarCompiler
 from mobilellm_mlx.errors import InvalidGrammar
 from mobilellm_mlx.events import GenerationSummary, TextDelta
@@ -229,6 +230,14 @@ def test_bound_is_free_where_the_model_agrees() -> None:
     assert bound(free, json_grammar(CITY)).text == text
 
 
+def test_speeds_are_of_what_the_model_had_a_part_in(bytewise: Generator) -> None:
+    summary = bound(bytewise, json_grammar(CITY))
+    first = len('{"city":"') + 1  # the first letter that was a choice ends the reading
+    decoded = summary.generated_tokens - first
+    assert summary.decode_tok_per_s * summary.decode_s == pytest.approx(decoded)
+    assert summary.prefill_tok_per_s * summary.prefill_s == pytest.approx(len(PROMPT))
+
+
 # ---------------------------------------------------------------- ends
 
 
@@ -268,6 +277,12 @@ def test_a_text_that_may_go_on_is_whole_when_it_is_cut() -> None:
 def test_a_model_without_an_end_ends_where_the_grammar_does() -> None:
     loaded = replace(script_loaded("aaaaaa"), stop_tokens=frozenset())
     assert bound(Generator(loaded), regex_grammar("a{3}")).text == "aaa"
+
+
+@pytest.mark.parametrize("stops", [{256, 300}, {300}, {-1}])
+def test_an_end_that_the_tokenizer_lacks_binds_nobody(stops: set[int]) -> None:
+    generator = random_generator(ByteTokenizer(), frozenset(stops), padding=50)
+    assert bound(generator, regex_grammar("a{3}")).text == "aaa"
 
 
 # ---------------------------------------------------------------- free text, then bound
@@ -311,7 +326,9 @@ def test_a_question_aside_leaves_the_conversation_read(tiny_dir: Path) -> None:
     generator = Generator(load_model(tiny_dir))
     long = list(b"A conversation of some length. " * 4)
     first = bound(generator, regex_grammar("[a-z]{5}"), prompt=long)
+    held = generator.nbytes
     bound(generator, choice_grammar(["yes", "no"]), prompt=list(b"Which tool?"), aside=True)
+    assert generator.nbytes > held
     again = bound(generator, regex_grammar("[a-z]{5}"), prompt=[*long, *first.tokens, *b" Go on"])
     assert again.cached_tokens >= len(long)
     more = bound(generator, choice_grammar(["yes", "no"]), prompt=list(b"Which one?"), aside=True)
@@ -331,6 +348,14 @@ def test_reasoning_is_left_out_of_a_bound_answer() -> None:
     summary = bound(generator, choice_grammar(["yes", "no"]), prompt=prompt)
     assert (summary.text, summary.reasoning) in (("yes", ""), ("no", ""))
     assert summary.prompt_tokens == len("say it<think></think>\n\n")
+
+
+def test_marks_of_reasoning_that_a_grammar_asks_for_are_answer() -> None:
+    text = "<think>yes</think>"
+    loaded = replace(script_loaded(text), reasoning=ReasoningMarkers())
+    prompt = ChatPrompt(PROMPT)
+    summary = bound(Generator(loaded), choice_grammar([text]), prompt=prompt)
+    assert (summary.text, summary.reasoning) == (text, "")
 
 
 # ---------------------------------------------------------------- bad grammars

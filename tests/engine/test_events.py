@@ -12,6 +12,7 @@ from mobilellm_mlx import events
 from mobilellm_mlx.events import (
     CacheSummary,
     ConvertSummary,
+    EvalSummary,
     Event,
     ExportSummary,
     GenerationSummary,
@@ -54,6 +55,7 @@ SAMPLES: list[Event] = [
     ),
     CacheSummary("save_cache", tokens=7, bytes=1000),
     CacheSummary("restore_cache", reason="it is of another model"),
+    EvalSummary(model="m", results=[{"task": "t", "metrics": {"em_intent": {"mean": 0.5}}}]),
     ConvertSummary(path="m", parameters=7, bits_per_weight=4.5, mean_kl=0.25),
     ToolsOffered(["calculator", "current_time"]),
     ToolCalled(
@@ -80,7 +82,7 @@ def concrete_events() -> set[type]:
 
 def test_the_samples_have_every_kind_of_event() -> None:
     assert {type(sample) for sample in SAMPLES} == concrete_events()
-    assert len(concrete_events()) == 15
+    assert len(concrete_events()) == 16
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
@@ -112,6 +114,7 @@ def test_the_job_of_a_summary_decides_its_kind() -> None:
     assert type(from_dict({"event": "summary", "job": "generate"})) is GenerationSummary
     assert type(from_dict({"event": "summary", "job": "convert"})) is ConvertSummary
     assert type(from_dict({"event": "summary", "job": "export"})) is ExportSummary
+    assert type(from_dict({"event": "summary", "job": "eval"})) is EvalSummary
     for job in ("save_cache", "restore_cache"):
         assert type(from_dict({"event": "summary", "job": job})) is CacheSummary
     assert type(from_dict({"event": "summary", "job": "pull"})) is Summary

@@ -159,9 +159,10 @@ def test_tools_that_only_read_are_free_if_the_person_said_so(path: Path) -> None
     assert approvals.decide(note(), reads_only_free=True) is None
 
 
-def test_what_a_server_says_of_its_own_tools_makes_none_free(path: Path) -> None:
-    claimed = replace(NOTE, source="mcp:notes", reads_only=True)
-    assert Approvals(path).decide(note(claimed), reads_only_free=True) is None
+def test_a_tool_of_a_server_is_free_where_the_settings_say_that_it_only_reads(path: Path) -> None:
+    """Servers are not asked: see ``tools.mcp``."""
+    listed = replace(NOTE, source="mcp:notes", reads_only=True)
+    assert Approvals(path).decide(note(listed), reads_only_free=True) == "reads only"
 
 
 # ---------------------------------------------------------------- too much

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilellm_mlx.errors import ToolError
+from mobilellm_mlx.tools.bounds import bounded
 from mobilellm_mlx.tools.checking import MAX_ARGUMENTS, check_arguments, matches
 from mobilellm_mlx.tools.tool import Tool
 
@@ -220,3 +221,9 @@ def test_whatever_the_schema_and_the_arguments_only_tool_errors_come(
         assert error.message and "\n" not in error.message
     else:
         assert checked.keys() == arguments.keys()
+
+
+@pytest.mark.parametrize("value", [3.141592653589793, 1e-9, 6.02e23])
+def test_the_finest_step_of_a_model_is_none_of_a_persons(value: float) -> None:
+    schema = of(a=bounded({"type": "number", "maximum": 1e30}))
+    assert check_arguments(a_tool(schema), {"a": value}, schema) == {"a": value}

@@ -171,7 +171,7 @@ async def test_what_a_server_says_of_itself_is_its_own_word() -> None:
     tool = replace(NOTE, source="mcp:notes", reads_only=True, description="Keeps [b]notes[/b].")
     async with ask(make_request("1", tool, {"text": "x"}), note="It has changed.") as asked:
         text = asked.text()
-        assert "from the MCP server notes, which says that it only reads" in text
+        assert "from the MCP server notes, only reads" in text
         assert "It says of itself: Keeps [b]notes[/b]." in text
         assert "It has changed." in text
 

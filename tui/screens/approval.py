@@ -23,7 +23,6 @@ from mobilellm_mlx.tools.approval import (
     Rule,
     make_request,
     objection,
-    only_reads,
     rule_words,
 )
 from mobilellm_mlx.tools.tool import Answer, Duration, Request, Tool
@@ -60,8 +59,7 @@ def source_words(tool: Tool) -> str:
         case "file":
             origin = f"from your file {name}"
         case "mcp":
-            says = ", which says that it only reads" if tool.reads_only else ""
-            return one_line(f"{tool.name}, from the MCP server {name}{says}")
+            origin = f"from the MCP server {name}"
         case _:
             origin = f"from {tool.source}"
     return one_line(f"{tool.name}, {origin}{', only reads' if tool.reads_only else ''}")
@@ -151,8 +149,8 @@ class ApprovalScreen(ModalScreen[Answer]):
         self._problem = Static(id="problem", markup=False)
         self._rule = Static(markup=False)
         self._answers = {name: Button(id=name, compact=True) for name in _ANSWERS}
-        self._answers["reading"].display = only_reads(tool)
-        self._answers["session"].set_class(only_reads(tool), "-reader")  # no room for both
+        self._answers["reading"].display = tool.reads_only
+        self._answers["session"].set_class(tool.reads_only, "-reader")  # no room for both
 
     def compose(self) -> ComposeResult:
         tool = self._request.tool
@@ -218,7 +216,7 @@ class ApprovalScreen(ModalScreen[Answer]):
 
     def _is_offered(self, answer: str) -> bool:
         if answer == "reading":
-            return only_reads(self._request.tool)
+            return self._request.tool.reads_only
         if answer in ("session", "always"):
             return self._now is not None and objection(self._now.scope) is None
         return True

@@ -63,8 +63,6 @@ def describe_tool(tool: Tool, is_on: bool, reads_freely: bool) -> list[tuple[str
 def _say_leave(tool: Tool, reads_freely: bool) -> str:
     """Whether the person is asked before it does something."""
     asks = "asks before every call, unless a rule of yours allows it"
-    if tool.reads_only and tool.source.startswith("mcp:"):
-        return f"{asks}; its server says that it changes nothing"
     if tool.reads_only and reads_freely:
         return "changes nothing and sends nothing, so it does not ask"
     return f"{asks}; it changes nothing and sends nothing" if tool.reads_only else asks

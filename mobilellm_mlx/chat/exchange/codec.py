@@ -17,7 +17,8 @@ from mobilellm_mlx.errors import InvalidInput
 
 Record = TypeVar("Record")
 
-_DEEPEST = 8
+_DEEPEST = 40
+"""Deeper than ``tools.checking`` lets the arguments of a call be nested."""
 _WHOLE = 2**63
 """What SQLite's whole numbers end below."""
 
@@ -173,7 +174,7 @@ def _plain(value: Any, where: str, depth: int = 0) -> None:
             _text(name, where)
         for part in value.values() if isinstance(value, dict) else value:
             _plain(part, where, depth + 1)
-    elif isinstance(value, dict | list) or not abs(value or 0) <= 2 * _WHOLE:
+    elif isinstance(value, dict | list) or not abs(value or 0) < math.inf:
         raise _wrong(where, value, "text, a number, or lists of such")
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.tools.asking import Offered
+from mobilellm_mlx.tools.bounds import without_ours
 from mobilellm_mlx.tools.tool import Call
 
 MAX_TEXT = 20_000
@@ -139,7 +140,8 @@ def describe(offered: Offered) -> dict[str, Any]:
     not, and every token of a prompt has to be read.
     """
     tool = offered.tool
-    parameters = {key: v for key, v in offered.schema.items() if key != "additionalProperties"}
+    known = without_ours(offered.schema)
+    parameters = {key: v for key, v in known.items() if key != "additionalProperties"}
     properties = parameters.get("properties")
     if isinstance(properties, dict):
         parameters["properties"] = {key: _shortened(v) for key, v in properties.items()}

@@ -64,7 +64,7 @@ class TwoStep:
         schema = argument_schema(bound)
         if not schema.get("properties"):
             return {}
-        written = yield Ask(_filling(said, offered), json_grammar(schema))
+        written = yield Ask(_filling(said, offered), json_grammar(schema), max_tokens=512)
         arguments: dict[str, object] = json.loads(written)
         return arguments
 

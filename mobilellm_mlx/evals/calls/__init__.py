@@ -1,0 +1,1 @@
+"""How well a model calls tools: the paper's measure, on data that anybody can get."""

@@ -1,0 +1,280 @@
+"""Results: one JSON file each, complete enough to be compared with others later."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mobilellm_mlx import __version__
+from mobilellm_mlx.errors import InvalidInput, StorageError
+from mobilellm_mlx.evals.journal import evals_dir
+from mobilellm_mlx.evals.statistics import Metric, measure, metric_from, sign_test, summarise
+from mobilellm_mlx.evals.task import Request, Subject, Task
+from mobilellm_mlx.paths import existing
+
+FORMAT = 1
+"""Of the files; another one is not read."""
+MAX_BYTES = 200_000_000
+"""Of a file that somebody names as a result."""
+
+Scores = dict[str, dict[str, float]]
+"""Metrics by request."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """What a run found, and everything that it depends on.
+
+    Attributes:
+        id: the name of its file.
+        created: when it ended, in UTC.
+        program: version of this program.
+        task: name of the task.
+        task_version: of its requests and scores.
+        data_sha256: of its data.
+        task_settings: what changed the requests.
+        seed: of whatever was drawn.
+        model: who was asked.
+        fingerprint: of the model's files and computed form.
+        adapter: on top of it.
+        settings: of the asking.
+        elapsed_s: of this run; requests that an earlier one had answered took none of it.
+        metrics: by name.
+        categories: metrics of each category.
+        scores: metrics of each request.
+    """
+
+    id: str
+    created: str
+    program: str
+    task: str
+    task_version: int
+    data_sha256: str
+    task_settings: dict[str, Any]
+    seed: int
+    model: str
+    fingerprint: str
+    adapter: str | None
+    settings: dict[str, Any]
+    elapsed_s: float
+    metrics: dict[str, Metric]
+    categories: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    scores: Scores = field(default_factory=dict)
+
+    @property
+    def mode(self) -> str:
+        """How the model was asked, where there are several ways."""
+        return str(self.settings.get("mode", ""))
+
+    def brief(self) -> dict[str, Any]:
+        """The result as JSON-ready values, without the scores of single requests."""
+        values = asdict(self)
+        del values["scores"]
+        return {**values, "requests": len(self.scores)}
+
+
+def make_result(
+    task: Task,
+    subject: Subject,
+    seed: int,
+    requests: Iterable[Request],
+    scores: Scores,
+    elapsed_s: float,
+) -> EvalResult:
+    """A result out of scores, dated now."""
+    of_category: dict[str, Scores] = {}
+    for request in requests:
+        if request.category and request.id in scores:
+            of_category.setdefault(request.category, {})[request.id] = scores[request.id]
+    moment = datetime.now(UTC)
+    words = [task.name, subject.mode, secrets.token_hex(2)]
+    return EvalResult(
+        id="-".join([f"{moment:%y%m%d-%H%M%S}", *filter(None, words)]),
+        created=moment.isoformat(timespec="seconds"),
+        program=__version__,
+        task=task.name,
+        task_version=task.version,
+        data_sha256=task.data_sha256,
+        task_settings=dict(task.settings),
+        seed=seed,
+        model=subject.model,
+        fingerprint=subject.fingerprint,
+        adapter=subject.adapter,
+        settings=dict(subject.settings),
+        elapsed_s=elapsed_s,
+        metrics=summarise(scores, seed),
+        categories={name: summarise(some, seed) for name, some in sorted(of_category.items())},
+        scores=scores,
+    )
+
+
+def save_result(result: EvalResult) -> Path:
+    """Write a result among those that are kept.
+
+    Raises:
+        StorageError: when it cannot be written.
+    """
+    path = results_dir() / f"{result.id}.json"
+    scratch = path.with_suffix(f".{os.getpid()}.part")
+    values = {"format": FORMAT, **_finite(asdict(result))}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise StorageError(f"the result `{path}` cannot be written: {error.strerror}") from error
+    return path
+
+
+def results_dir() -> Path:
+    """Where results are kept."""
+    return evals_dir() / "results"
+
+
+def load_result(path: Path) -> EvalResult:
+    """Read a result.
+
+    Raises:
+        InvalidInput: when the file is none.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidInput(f"`{path}` is too large for a result")
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidInput(f"`{path}` cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        raise InvalidInput(f"`{path}` is not JSON, so it is no result") from None
+    try:
+        if values.pop("format") != FORMAT:
+            raise InvalidInput(f"`{path}` is a result of another version of this program")
+        values["metrics"] = _metrics(values["metrics"])
+        named = values["categories"].items()
+        values["categories"] = {str(name): _metrics(some) for name, some in named}
+        values["scores"] = {
+            str(id): {str(name): _number(value) for name, value in some.items()}
+            for id, some in values["scores"].items()
+        }
+        return EvalResult(**values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"`{path}` is not a result of an evaluation: {error}") from None
+
+
+def stored_results() -> tuple[list[EvalResult], list[str]]:
+    """The results that are kept, the newest first, and what is wrong with the others."""
+    found, wrong = [], []
+    for path in sorted(results_dir().glob("*.json"), reverse=True):
+        try:
+            found.append(load_result(path))
+        except InvalidInput as error:
+            wrong.append(error.message)
+    return found, wrong
+
+
+def find_result(name: str) -> EvalResult:
+    """A result by its file, or by a beginning of its id that no other has.
+
+    Raises:
+        InvalidInput: when there is none, or there are several.
+    """
+    path = existing(name)
+    if path is not None and path.is_file():
+        return load_result(path)
+    safe = re.fullmatch(r"[A-Za-z0-9._-]+", name)
+    close = [p for p in results_dir().glob("*.json") if p.stem.startswith(name)] if safe else []
+    if len(close) == 1:
+        return load_result(close[0])
+    raise InvalidInput(
+        f"{len(close)} results begin with `{name}`" if close else f"there is no result `{name}`",
+        "`mobilellm eval list` shows all results with their ids",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a metric differs between two runs, over the requests that both answered.
+
+    Attributes:
+        metric: its name.
+        before: mean of the first run.
+        after: mean of the second run.
+        change: mean of the differences, with its interval.
+        p: how likely so uneven a count of ups and downs is by chance.
+    """
+
+    metric: str
+    before: float
+    after: float
+    change: Metric
+    p: float
+
+
+def compare(first: EvalResult, second: EvalResult) -> list[Difference]:
+    """What the second run does better or worse than the first, request by request.
+
+    Raises:
+        InvalidInput: when they did not ask the same.
+    """
+    must_agree: tuple[tuple[str, object, object], ...] = (
+        ("tasks", first.task, second.task),
+        ("versions of the task", first.task_version, second.task_version),
+        ("data", first.data_sha256[:16], second.data_sha256[:16]),
+        ("settings of the task", first.task_settings, second.task_settings),
+        ("seeds", first.seed, second.seed),
+    )
+    for label, one, other in must_agree:
+        if one != other:
+            raise InvalidInput(
+                f"the results are of different {label}, so they do not compare: {one} and {other}",
+                "run both with the same data, `--seed`, `--offer` and version of this program",
+            )
+    shared = [id for id in first.scores if id in second.scores]
+    if not shared:
+        raise InvalidInput("the results have no request in common, so they do not compare")
+    names = dict.fromkeys(name for id in shared for name in first.scores[id])
+    found = (_difference(name, first, second, shared) for name in names)
+    return [difference for difference in found if difference]
+
+
+def _difference(
+    name: str, first: EvalResult, second: EvalResult, shared: list[str]
+) -> Difference | None:
+    """None when no request has the metric in both."""
+    pairs = [
+        (first.scores[id][name], second.scores[id][name])
+        for id in shared
+        if name in first.scores[id] and name in second.scores[id]
+    ]
+    pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    if not pairs:
+        return None
+    before, after = (math.fsum(column) / len(pairs) for column in zip(*pairs, strict=True))
+    changes = [new - old for old, new in pairs]
+    change = measure(changes, first.seed, shares=False)
+    return Difference(name, before, after, change, sign_test(changes))
+
+
+def _metrics(values: Mapping[str, Any]) -> dict[str, Metric]:
+    return {str(name): metric_from(one) for name, one in values.items()}
+
+
+def _number(value: Any) -> float:
+    """NaN and infinity are written as null, which is JSON."""
+    return math.nan if value is None else float(value)
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    return values

@@ -1,0 +1,131 @@
+"""Runs a task: asks what was not answered yet, keeps every response, scores all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.evals.journal import Journal, evals_dir
+from mobilellm_mlx.evals.results import EvalResult, Scores, make_result, save_result
+from mobilellm_mlx.evals.task import (
+    Answerer,
+    Request,
+    Response,
+    Subject,
+    Task,
+    run_key,
+    unanswered,
+)
+from mobilellm_mlx.events import EvalSummary, Event, Notice, Progress
+
+
+def run_task(
+    task: Task,
+    subject: Subject,
+    answer: Answerer,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    fresh: bool = False,
+    cancel: threading.Event | None = None,
+) -> Iterator[Event]:
+    """Judge a model by a task; ends with an ``EvalSummary``.
+
+    What was answered by an earlier run with the same key is not asked again. A run that was
+    stopped gives what it has, and writes no result.
+
+    Args:
+        task: what to ask and how to score.
+        subject: who is judged.
+        answer: asks.
+        limit: at most so many requests.
+        seed: of whatever is drawn.
+        fresh: ask everything again.
+        cancel: stops it after the present request.
+
+    Raises:
+        InvalidInput: when the task asks nothing, or asks two things under one name.
+        MobileLLMError: whatever asking raises.
+    """
+    started = time.perf_counter()
+    cancel = cancel or threading.Event()
+    requests = task.requests(limit, seed)
+    _check(task, requests)
+    path = journal_path(task, subject, seed)
+    with Journal(path, fresh=fresh) as journal:
+        yield from _notices(journal, requests)
+        yield from _ask(task, subject, requests, journal, answer, cancel)
+        responses = journal.of([request.id for request in requests])
+    scores: Scores = {
+        request.id: task.score(request, responses[request.id])
+        for request in requests
+        if request.id in responses
+    }
+    result = make_result(task, subject, seed, requests, scores, time.perf_counter() - started)
+    is_whole = len(scores) == len(requests)
+    written = str(save_result(result)) if is_whole else ""
+    yield from _nonfinite(result)
+    yield EvalSummary(
+        status="ok" if is_whole else "cancelled",
+        elapsed_s=result.elapsed_s,
+        model=subject.model,
+        results=[{**result.brief(), "path": written}],
+    )
+
+
+def journal_path(task: Task, subject: Subject, seed: int) -> Path:
+    """Where the responses of a run are kept."""
+    return evals_dir() / "runs" / f"{task.name}-{run_key(task, subject, seed)}.jsonl"
+
+
+def _check(task: Task, requests: Sequence[Request]) -> None:
+    if not requests:
+        raise InvalidInput(f"the task `{task.name}` has no requests", "raise `--limit`")
+    if len({request.id for request in requests}) < len(requests):
+        raise InvalidInput(f"the task `{task.name}` has two requests of one id")
+
+
+def _notices(journal: Journal, requests: Sequence[Request]) -> Iterator[Event]:
+    if journal.dropped:
+        lines = "1 line" if journal.dropped == 1 else f"{journal.dropped} lines"
+        yield Notice(f"{lines} of `{journal.path.name}` could not be read and are asked again")
+    if done := len(journal.of([request.id for request in requests])):
+        yield Notice(f"{done} of {len(requests)} were answered by an earlier run (see --fresh)")
+
+
+def _ask(
+    task: Task,
+    subject: Subject,
+    requests: Sequence[Request],
+    journal: Journal,
+    answer: Answerer,
+    cancel: threading.Event,
+) -> Iterator[Event]:
+    """Ask what is open, and keep what comes."""
+    name = f"{task.name}, {subject.mode}" if subject.mode else task.name
+    open_ = list(unanswered(requests, journal.known))
+    asked = {request.id for request in open_}
+    done = len(requests) - len(open_)
+    yield Progress(name, done, len(requests), "items")
+    if not open_:
+        return
+    for item in answer(open_):
+        if isinstance(item, Event):
+            yield item
+            continue
+        assert isinstance(item, Response) and item.id in asked, "an answer nobody asked for"
+        journal.add(item)
+        done += 1
+        yield Progress(name, done, len(requests), "items")
+        if cancel.is_set():
+            return
+
+
+def _nonfinite(result: EvalResult) -> Iterator[Event]:
+    """NaN and infinite figures are said, and are in no mean."""
+    for name, metric in result.metrics.items():
+        if metric.nonfinite:
+            yield Notice(f"{metric.nonfinite} values of `{name}` are NaN or infinite")

@@ -1,0 +1,117 @@
+"""Means with intervals, and whether two runs differ by more than chance."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Z95 = 1.959963984540054
+"""Standard deviations on either side that hold 95 % of a normal distribution."""
+RESAMPLES = 1000
+MOST_RESAMPLED = 2000
+"""With more values than this the mean is as good as normally distributed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A mean and the interval that holds the true one in 95 of 100 cases.
+
+    Attributes:
+        n: values that it is the mean of.
+        mean: of the finite ones; None when there is none.
+        low: lower end of the interval.
+        high: upper end.
+        interval: how it was found: ``wilson`` for shares, ``bootstrap``, ``normal``.
+        nonfinite: values that were NaN or infinite; they are named and not averaged.
+    """
+
+    n: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    interval: str
+    nonfinite: int = 0
+
+
+def measure(values: Iterable[float], seed: int = 0, *, shares: bool = True) -> Metric:
+    """The mean of some values.
+
+    Args:
+        values: of one metric, one for each request that it applies to.
+        seed: of the resampling.
+        shares: values that are all 0 or 1 are a share; differences of such values are none.
+    """
+    given = [float(value) for value in values]
+    kept = [value for value in given if math.isfinite(value)]
+    lost = len(given) - len(kept)
+    if not kept:
+        return Metric(0, None, None, None, "none", lost)
+    mean = math.fsum(kept) / len(kept)
+    if shares and all(value in (0.0, 1.0) for value in kept):
+        low, high = wilson(round(math.fsum(kept)), len(kept))
+        return Metric(len(kept), mean, low, high, "wilson", lost)
+    if len(kept) > MOST_RESAMPLED:
+        variance = math.fsum((value - mean) ** 2 for value in kept) / (len(kept) - 1)
+        reach = Z95 * math.sqrt(variance / len(kept))
+        return Metric(len(kept), mean, mean - reach, mean + reach, "normal", lost)
+    low, high = bootstrap(kept, seed)
+    return Metric(len(kept), mean, low, high, "bootstrap", lost)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's interval of a share; it stays within 0 and 1 and has a width at both ends."""
+    share, square = hits / n, Z95 * Z95
+    middle = (share + square / (2 * n)) / (1 + square / n)
+    reach = Z95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
+    low = 0.0 if hits == 0 else middle - reach
+    return low, (1.0 if hits == n else middle + reach)
+
+
+def bootstrap(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """The middle 95 % of the means of samples drawn with repetition from the values."""
+    draw = random.Random(seed)
+    n = len(values)
+    means = sorted(math.fsum(draw.choices(values, k=n)) / n for _ in range(RESAMPLES))
+    return means[round(0.025 * RESAMPLES)], means[round(0.975 * RESAMPLES) - 1]
+
+
+def sign_test(differences: Iterable[float]) -> float:
+    """How likely so uneven a count of ups and downs is by chance (two-sided, exact).
+
+    On values of 0 and 1 this is McNemar's exact test.
+    """
+    signs = [difference > 0 for difference in differences if difference]
+    n, fewer = len(signs), min(sum(signs), len(signs) - sum(signs))
+    if n == 0:
+        return 1.0
+    # Whole numbers as long as can be: of many requests the powers are beyond any float.
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))
+
+
+def summarise(scores: Mapping[str, Mapping[str, float]], seed: int = 0) -> dict[str, Metric]:
+    """Every metric of some requests.
+
+    Args:
+        scores: metrics by request.
+        seed: of the resampling.
+    """
+    columns: dict[str, list[float]] = {}
+    for one in scores.values():
+        for name, value in one.items():
+            columns.setdefault(name, []).append(value)
+    return {name: measure(values, seed) for name, values in columns.items()}
+
+
+def metric_from(values: Mapping[str, Any]) -> Metric:
+    """The metric that a file holds.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    try:
+        return Metric(**values)
+    except TypeError as error:
+        raise ValueError(str(error)) from error

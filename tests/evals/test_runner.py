@@ -1,0 +1,131 @@
+"""Running a task: every request once, whatever happens between."""
+
+import json
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.evals.results import load_result
+from mobilellm_mlx.evals.runner import journal_path, run_task
+from mobilellm_mlx.evals.task import Request, Response, Subject, run_key
+from mobilellm_mlx.events import EvalSummary, Event, Notice, Progress
+from tests.evals.sums import SUBJECT, Abacus, Sums
+
+
+def run(task: Sums, answer: Any, **values: Any) -> list[Event]:
+    return list(run_task(task, values.pop("subject", SUBJECT), answer, **values))
+
+
+def summary(events: list[Event]) -> EvalSummary:
+    assert isinstance(events[-1], EvalSummary)
+    return events[-1]
+
+
+def test_a_run_ends_with_a_summary_and_leaves_a_result() -> None:
+    events = run(Sums(), Abacus(wrong={"r3"}))
+    (result,) = summary(events).results
+    assert summary(events).status == "ok"
+    assert (result["requests"], result["metrics"]["right"]["mean"]) == (10, 0.9)
+    kept = load_result(Path(result["path"]))
+    assert kept.scores["r3"] == {"right": 0.0, "size": 5.0}
+    assert kept.metrics["right"].n == 10
+    assert kept.categories["even"]["right"].mean == 0.8
+    json.loads(summary(events).to_json())
+
+
+def test_progress_counts_requests() -> None:
+    done = [event.done for event in run(Sums(), Abacus(), limit=3) if isinstance(event, Progress)]
+    assert done == [0, 1, 2, 3]
+
+
+def test_a_killed_run_goes_on_where_it_was() -> None:
+    with pytest.raises(RuntimeError, match="power"):
+        run(Sums(), Abacus(dies_after=4))
+    rest = Abacus()
+    events = run(Sums(), rest)
+    assert rest.asked == [f"r{n}" for n in range(4, 10)]
+    assert any(isinstance(event, Notice) and "4 of 10" in event.text for event in events)
+    assert summary(events).results[0]["requests"] == 10
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one() -> None:
+    run(Sums(), Abacus(), limit=6)
+    rest = Abacus()
+    run(Sums(), rest, limit=8)
+    assert rest.asked == ["r6", "r7"]
+
+
+def test_a_shorter_run_counts_only_its_own() -> None:
+    run(Sums(), Abacus())
+    nobody = Abacus()
+    events = run(Sums(), nobody, limit=2)
+    assert nobody.asked == []
+    assert summary(events).results[0]["requests"] == 2
+
+
+def test_a_fresh_run_asks_everything_again() -> None:
+    run(Sums(), Abacus())
+    again = Abacus()
+    run(Sums(), again, fresh=True)
+    assert len(again.asked) == 10
+
+
+@pytest.mark.parametrize(
+    ("task", "subject"),
+    [
+        (Sums(version=2), SUBJECT),
+        (Sums(data_sha256="e" * 64), SUBJECT),
+        (Sums(settings={"hard": True}), SUBJECT),
+        (Sums(), Subject("abacus", "fp-2", settings={"mode": "exact"})),
+        (Sums(), Subject("abacus", "fp-1", "adapter", {"mode": "exact"})),
+        (Sums(), Subject("abacus", "fp-1", settings={"mode": "rough"})),
+    ],
+)
+def test_whatever_changes_an_answer_makes_another_run(task: Sums, subject: Subject) -> None:
+    assert run_key(task, subject, 0) != run_key(Sums(), SUBJECT, 0)
+    run(Sums(), Abacus())
+    other = Abacus()
+    run(task, other, subject=subject)
+    assert len(other.asked) == 10
+
+
+def test_a_stopped_run_gives_what_it_has_and_no_result() -> None:
+    cancel = threading.Event()
+
+    def answer(requests: Sequence[Request]) -> Iterator[Response]:
+        for response in Abacus()(requests):
+            if response.id == "r2":
+                cancel.set()
+            yield response
+
+    events = run(Sums(), answer, cancel=cancel)
+    (result,) = summary(events).results
+    assert (summary(events).status, result["requests"], result["path"]) == ("cancelled", 3, "")
+    assert journal_path(Sums(), SUBJECT, 0).read_bytes().count(b"\n") == 3
+
+
+def test_nan_is_named_and_the_result_is_still_json() -> None:
+    events = run(Sums(scored=lambda value: math.nan if value == 3 else value), Abacus())
+    assert any(isinstance(event, Notice) and "NaN" in event.text for event in events)
+    (result,) = summary(events).results
+    assert result["metrics"]["size"]["nonfinite"] == 1
+    assert "NaN" not in Path(result["path"]).read_text()
+    assert math.isnan(load_result(Path(result["path"])).scores["r2"]["size"])
+
+
+def test_events_of_answering_are_passed_on() -> None:
+    def answer(requests: Sequence[Request]) -> Iterator[Event | Response]:
+        yield Notice("hm")
+        yield from Abacus()(requests)
+
+    assert Notice("hm") in run(Sums(), answer)
+
+
+def test_a_task_without_requests_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="no requests"):
+        run(Sums(), Abacus(), limit=0)
