@@ -1,4 +1,4 @@
-"""Makes ``chat.png``, ``search.png`` and ``models.png``: the real interface with the real model.
+"""Makes the pictures of the README: the real interface with the real model.
 
     pip install resvg-py && python docs/make_pictures.py FONT_DIRECTORY
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilellm_mlx.chat.store import Store
+from mobilellm_mlx.cli.demo import Demo
 from mobilellm_mlx.cli.shared import resolve_model
 from mobilellm_mlx.cli.shelf import Shelf
 from mobilellm_mlx.engine import Engine
@@ -35,8 +36,10 @@ async def draw(engine: Engine) -> dict[str, str]:
     """Hold the chats and take the pictures, as SVG by name."""
     from tui.app import MobileLLMApp
     from tui.house import House
+    from tui.screens.approval import ApprovalScreen
+    from tui.screens.demo import DemoScreen
 
-    house = House(store=Store(), shelf=Shelf())
+    house = House(store=Store(), shelf=Shelf(), demo=lambda: Demo(engine))
     app = MobileLLMApp(engine, house=house, overrides=OVERRIDES, title="smollm2-135m")
     pictures = {}
     async with app.run_test(size=(112, 32)) as pilot:
@@ -63,6 +66,21 @@ async def draw(engine: Engine) -> dict[str, str]:
         await pilot.press("escape", "ctrl+l")
         await until(lambda: "of&#160;memory&#160;free" in app.export_screenshot())
         pictures["models"] = app.export_screenshot(title="mobilellm")
+        await pilot.press("escape", *"/demo", "enter")
+        await until(lambda: isinstance(app.screen, DemoScreen))
+        demo = app.screen
+        await pilot.press("a")
+
+        def is_done() -> bool:
+            if isinstance(app.screen, ApprovalScreen) and app.screen.focused is not None:
+                pictures.setdefault("leave", app.export_screenshot(title="mobilellm"))
+                app.screen.action_allow("once")
+            return all(trial.stage == "over" for trial in demo.trials)
+
+        await until(is_done)
+        await pilot.press(*["up"] * 4)
+        await pilot.pause(0.5)
+        pictures["tools"] = app.export_screenshot(title="mobilellm")
     return pictures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -443,3 +444,12 @@ def test_rules_are_not_piled_up_without_end(path: Path, monkeypatch: pytest.Monk
         approvals.remember(note(replace(NOTE, name=f"tool_{n}")), "session")
     with pytest.raises(StorageError, match="2 rules"):
         approvals.remember(note(replace(NOTE, name="tool_2")), "session")
+
+
+def test_a_rule_with_a_short_fingerprint_is_set_aside(path: Path, written: Any) -> None:
+    (row,) = written["rules"]
+    assert re.fullmatch("[0-9a-f]{32}", row["fingerprint"])
+    assert row["fingerprint"] == NOTE.fingerprint
+    row["fingerprint"] = row["fingerprint"][:16]
+    path.write_text(json.dumps(written))
+    refuses(path, kept=path.read_bytes())

@@ -227,3 +227,25 @@ def test_whatever_the_schema_and_the_arguments_only_tool_errors_come(
 def test_the_finest_step_of_a_model_is_none_of_a_persons(value: float) -> None:
     schema = of(a=bounded({"type": "number", "maximum": 1e30}))
     assert check_arguments(a_tool(schema), {"a": value}, schema) == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("value", "step", "fits"),
+    [
+        (1e30, 0.1, True),
+        (1e300, 1e-7, True),
+        (0.3, 0.1, True),
+        (10**40 + 1, 2, False),
+        (1e-300, 0.5, False),
+        (0.25, 0.1, False),
+    ],
+)
+def test_a_number_far_from_its_step_is_no_fault_of_the_schema(
+    value: float, step: float, fits: bool
+) -> None:
+    schema = of(a={"type": "number", "multipleOf": step})
+    if fits:
+        assert check_arguments(a_tool(schema), {"a": value}, schema) == {"a": value}
+    else:
+        with pytest.raises(ToolError, match="expected a multiple of"):
+            check_arguments(a_tool(schema), {"a": value}, schema)

@@ -182,3 +182,50 @@ def test_cleaned_text_is_short_plain_and_encodable(text: str, limit: int) -> Non
     assert not STEERING.search(cleaned)
     cleaned.encode()
     assert is_cut or len(text) <= 4 * limit
+
+
+# ---------------------------------------------------------------- what it may have done
+
+
+AFTERMATH = "; what it had begun may be done all the same"
+
+
+@pytest.mark.parametrize(
+    ("more", "gives_up", "is_told"),
+    [
+        ({}, False, True),
+        ({"reads_only": True}, False, False),
+        ({}, True, False),
+        ({"source": "mcp:odd"}, True, True),
+        ({"source": "mcp:odd", "reads_only": True}, True, False),
+        ({"source": "file:/srv/my_tools.py"}, True, False),
+    ],
+    ids=["writes", "reads", "has left off", "a server", "a server reads", "a file"],
+)
+@pytest.mark.parametrize("end", ["timeout", "cancelled"])
+def test_what_a_call_may_still_do_is_told_unless_it_has_surely_left_off(
+    more: dict[str, Any], gives_up: bool, is_told: bool, end: str
+) -> None:
+    over, cancel = threading.Event(), threading.Event()
+
+    def act(_: Mapping[str, Any], stop: threading.Event) -> str:
+        if end == "cancelled":
+            cancel.set()
+        if gives_up:
+            stop.wait(10)
+            raise ToolError("it was stopped")
+        over.wait(10)
+        return "late"
+
+    done = outcome(act, cancel=cancel, timeout_s=0.05 if end == "timeout" else 10, **more)
+    over.set()
+    assert done.status == end
+    assert done.text.endswith(AFTERMATH) is is_told
+
+
+def test_a_call_that_was_done_all_the_same_is_told_of() -> None:
+    def act(_: Mapping[str, Any], stop: threading.Event) -> str:
+        stop.wait(10)
+        return "done"
+
+    assert outcome(act, timeout_s=0.05).text.endswith(AFTERMATH)

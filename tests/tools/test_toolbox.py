@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mobilellm_mlx.errors import ToolError
+from mobilellm_mlx.tools import relevance
 from mobilellm_mlx.tools.tool import Tool
 from mobilellm_mlx.tools.toolbox import MAX_LIVE, Toolbox
 
@@ -151,3 +152,20 @@ def test_a_model_is_offered_what_was_heard_and_a_call_by_hand_is_not_bound_to_it
     box = Toolbox([tool])
     assert list(box.offer("open the door")[0].schema["properties"]) == ["door"]
     assert "way" in box.live_schema(tool, '{"way": "fast"}')["properties"]
+
+
+def test_what_was_said_is_read_once_however_many_values_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+    words = relevance.words
+
+    def watched(text: str) -> Any:
+        read.append(text)
+        return words(text)
+
+    monkeypatch.setattr(relevance, "words", watched)
+    said = "please open the garden gate"
+    assert enum(lambda: [f"door {n}" for n in range(1_000)], said)
+    assert read.count(said) == 1
+    assert len(read) < 1_010  # each value once, and the tool's own words

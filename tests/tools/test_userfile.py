@@ -291,3 +291,56 @@ def is_running(pid: int) -> bool:
         return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+TOOL = "from mobilellm_mlx.tools.tool import Tool\nf = lambda a, c: 'x'\n"
+OBJECT = '{"type": "object"}'
+
+
+def hand_made(name: str = "ok", parameters: str = OBJECT, more: str = "") -> str:
+    """A file whose tool was not made by ``@tool``, which would have refused it."""
+    return f'{TOOL}t = Tool({name!r}, "Do it.", {parameters}, f{more})\n'
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "[1]",
+        "7",
+        '"x"',
+        '{"type": "array"}',
+        '{"type": "object", "properties": "x"}',
+        '{"type": "object", "properties": {"x": 5}}',
+        '{"type": "object", "required": 3}',
+        '{"type": "object", "properties": {"x": {"type": "string", "minLength": "a"}}}',
+    ],
+)
+def test_parameters_that_are_no_schema_of_an_object_are_refused(
+    write: Callable[..., Path], parameters: str
+) -> None:
+    with pytest.raises(ToolError) as caught:
+        load_user_tools(write(hand_made(parameters=parameters)))
+    said = "the parameters of `ok` in `my_tools.py` are no schema of an object"
+    assert caught.value.message == said
+
+
+@pytest.mark.parametrize("name", ["none", "Bad name\n", "", "x" * 65, "1st", "\u202egit"])
+def test_a_name_that_a_model_or_a_rule_cannot_hold_is_refused(
+    write: Callable[..., Path], name: str
+) -> None:
+    with pytest.raises(ToolError, match="has a tool that is called") as caught:
+        load_user_tools(write(hand_made(name)))
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf", "-inf", "0", "-5"])
+def test_a_patience_is_always_a_number_of_seconds(write: Callable[..., Path], timeout: str) -> None:
+    (tool,) = load_user_tools(write(hand_made(more=f', timeout_s=float("{timeout}")')))
+    assert 0.1 <= tool.timeout_s <= userfile.MAX_TIMEOUT_S
+
+
+def test_a_result_that_is_an_answer_is_known_as_one(write: Callable[..., Path]) -> None:
+    path = write(
+        "@tool(answers=True)\ndef a():\n    'A.'\n@tool\ndef b():\n    'B.'\n",
+    )
+    assert [tool.answers for tool in load_user_tools(path)] == [True, False]

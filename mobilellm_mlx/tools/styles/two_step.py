@@ -17,6 +17,7 @@ from mobilellm_mlx.messages import Message
 from mobilellm_mlx.tools.asking import Ask, Asks, Offered, Used
 from mobilellm_mlx.tools.formats.binding import argument_schema
 from mobilellm_mlx.tools.formats.reading import as_data, as_line, compact
+from mobilellm_mlx.tools.styles.evidence import with_evidence
 from mobilellm_mlx.tools.styles.words import grounded, last_said, mentioned
 from mobilellm_mlx.tools.tool import Call, Tool
 
@@ -61,6 +62,7 @@ class TwoStep:
     def fill(self, said: str, offered: Offered) -> Generator[Ask, str, dict[str, object]]:
         """The second step alone: the arguments of a tool that is chosen already."""
         bound = mentioned(grounded([_copying(offered)], said)[0], said)
+        bound = with_evidence(bound, said)
         schema = argument_schema(bound)
         if not schema.get("properties"):
             return {}

@@ -43,7 +43,6 @@ def mentioned(offered: Offered, said: str) -> Offered:
     properties = offered.schema.get("properties")
     if not isinstance(properties, Mapping):
         return offered
-    said = said.casefold()
     lists = {
         name: part["enum"]
         for name, part in properties.items()
@@ -54,7 +53,7 @@ def mentioned(offered: Offered, said: str) -> Offered:
     sharing = Counter(json.dumps(values) for values in lists.values())
     narrow: dict[str, Any] = {}
     for name, values in lists.items():
-        named = [value for value in values if isinstance(value, str) and _is_named(value, said)]
+        named = [value for value in values if isinstance(value, str) and is_named(value, said)]
         if len(named) >= sharing[json.dumps(values)]:
             narrow[name] = {**properties[name], "enum": named}
     return replace(offered, schema={**offered.schema, "properties": {**properties, **narrow}})
@@ -70,11 +69,13 @@ def instructed(conversation: Sequence[Message], instructions: str) -> tuple[Mess
     return Message("system", f"{first.content}\n\n{instructions}"), *rest
 
 
-def _is_named(value: str, said: str) -> bool:
+def is_named(value: str, said: str) -> bool:
     """Whether a value stands in a text; of a path its last part will do, without its ending."""
+    said = said.casefold()
     whole = value.casefold()
     last = whole.rstrip("/").rpartition("/")[2]
     names = {whole, last, last.rpartition(".")[0]} - _COMMON
     return any(
-        len(name) > 1 and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", said) for name in names
+        len(name) > 1 and re.search(rf"(?<!\w){re.escape(name)}(?:e?s)?(?!\w)", said)
+        for name in names
     )

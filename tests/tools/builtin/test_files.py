@@ -406,3 +406,46 @@ def test_no_path_leads_outside(shared_ground: Path, parts: list[str]) -> None:
     mode = place.path.stat().st_mode
     descriptor = open_place(place, is_folder=stat.S_ISDIR(mode))
     os.close(descriptor)
+
+
+def test_the_library_stays_private_where_home_is_a_link(tmp_path: Path) -> None:
+    real, home = tmp_path / "data" / "anna", tmp_path / "home"
+    for folder in ("Library/Mail", "Documents"):
+        (real / folder).mkdir(parents=True)
+        (real / folder / "a.txt").write_text("text")
+    home.symlink_to(real)
+    for granted in (home, real):
+        folders_ = Folders([granted], home)
+        seen = [str(found.place.path.relative_to(real)) for found in folders_.walk()]
+        assert sorted(seen) == ["Documents", "Documents/a.txt"]
+        assert folders_.find("Documents/a.txt").path == real / "Documents" / "a.txt"
+        for path in ("~/Library/Mail/a.txt", "Library/Mail/a.txt", "library/Mail", "anna/Library"):
+            with pytest.raises(ToolError):
+                folders_.find(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_private"),
+    [
+        ("id_rsa.bak", True),
+        ("id_rsa.pub", True),
+        ("ID_ED25519.old", True),
+        ("prod.env.local", True),
+        ("SSH.PEM", True),
+        ("key.pem.bak", True),
+        (".env", True),
+        ("identity.txt", False),
+        ("environment.md", False),
+        ("report.2025.txt", False),
+    ],
+)
+def test_copies_of_keys_and_secrets_are_private_too(
+    ground: Path, use: Use, name: str, is_private: bool
+) -> None:
+    (ground / name).write_text("code 1234")
+    assert (name in use("list_files", folder="Documents")) is not is_private
+    if is_private:
+        refuse(use, name)
+        assert name not in use("search_files", words="code")
+    else:
+        assert use("read_file", path=name) == "code 1234"

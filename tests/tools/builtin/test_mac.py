@@ -287,3 +287,22 @@ def test_a_shortcut_that_fails_is_one_sentence() -> None:
     assert caught.value.message == (
         "the shortcut 'Log Weight' failed: Error: The operation couldn’t be completed."
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://example.org/", "Open example.org in the browser"),
+        (
+            "example.org:8443",
+            "Open example.org in the browser: https://example.org:8443/",
+        ),
+        ("http://example.org", "Open example.org in the browser: http://example.org/"),
+        (
+            "http://localhost:631/",
+            "Open localhost in the browser: http://localhost:631/",
+        ),
+    ],
+)
+def test_the_words_show_another_door_than_the_usual_one(url: str, words: str) -> None:
+    assert make("open_url", RecordedRunner({"open": Ran(0)})).words({"url": url}) == words

@@ -383,3 +383,16 @@ def test_a_program_that_is_ended_leaves_no_server_behind(
         assert list(places.iterdir())
         program.send_signal(end)
     until(lambda: not any(map(is_alive, started(note))) and not list(places.iterdir()))
+
+
+# -------------------------------------------------------------------------- what they must not tell
+
+
+def test_a_key_that_a_server_quotes_in_its_last_words_is_not_shown() -> None:
+    said = "import os, sys; sys.exit('no such key: ' + os.environ['KEY'] + ' ' + os.environ['IN'])"
+    secrets = {"KEY": "sk-secret-1234", "IN": "sk-secret-1234-longer"}
+    config = ServerConfig("odd", sys.executable, ("-ISc", said), secrets, timeout_s=5)
+    with Servers([config]) as servers:
+        assert servers.tools() == []
+        (problem,) = servers.problems
+    assert "no such key: … …" in problem and "secret" not in problem and "longer" not in problem
