@@ -24,7 +24,7 @@ DEMO_TASKS = (
     "Set a timer for 10 minutes called pasta",
     "Find my note about milk",
     "How full is my disk?",
-    "Tell me a joke",
+    "Write a line about the sea",
 )
 """What the demo of the tools asks for; the last one needs none."""
 

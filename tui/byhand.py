@@ -61,7 +61,8 @@ def call_tool(
             by = "you"
     except MobileLLMError as error:
         yield called
-        yield ToolEnded(call_id, tool.name, "invalid", error.message)
+        why = f"{error.message}: {error.hint}" if error.hint else error.message
+        yield ToolEnded(call_id, tool.name, "invalid", why)
         return
     yield ToolAllowed(call_id, by, arguments)
     outcome = run_tool(tool, arguments, cancel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -62,6 +62,7 @@ class House:
         resume: id of the chat to begin with.
         tools: what can be called, by the model and by hand; None: nothing.
         toolbox: gives the tools there are now; asked before every turn. None: those of ``tools``.
+        tool_problems: what could not be used of them, so far; asked together with ``toolbox``.
         timers: what is set to ring; None: nothing rings.
         demo: makes a place for the demo of the tools.
         now: the local time; a test passes its own.
@@ -77,6 +78,7 @@ class House:
     resume: str | None = None
     tools: ToolKit | None = None
     toolbox: Callable[[], Toolbox] | None = None
+    tool_problems: Callable[[], Sequence[str]] | None = None
     timers: Timers | None = None
     demo: Callable[[], DemoRun] | None = None
     now: Callable[[], datetime] = _local_now

@@ -41,6 +41,8 @@ class Way:
         policy: what to do when the context fills.
         tools: what the model may use; None offers it nothing.
         note: writes down which tools were used.
+        done: keys of calls that earlier answers to the same question have made; doing that again
+            is asked for, whatever was allowed.
         before: ids of messages that the answer before was made without.
         left_out: those of this one.
         grammar: what the answer was bound to.
@@ -56,6 +58,7 @@ class Way:
     policy: ContextPolicy
     tools: ToolKit | None
     note: Note
+    done: frozenset[str] = frozenset()
     before: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     grammar: Grammar | None = None
@@ -143,7 +146,9 @@ class Way:
             self.note(self.answer)
 
         said = self.above[-1].content
-        work = yield from use_tools(kit, self.engine, said, prompt, note, self.options, self.cancel)
+        work = yield from use_tools(
+            kit, self.engine, said, prompt, note, self.options, self.cancel, self.done
+        )
         self.instructions = joined(instructions, work.instructions)
         self._make_room()
         return work

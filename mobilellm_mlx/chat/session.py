@@ -37,6 +37,7 @@ from mobilellm_mlx.events import (
 )
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
+from mobilellm_mlx.tools.tool import Call
 
 if TYPE_CHECKING:
     from mobilellm_mlx.chat.snapshots import Snapshots
@@ -274,6 +275,7 @@ class Session:
             self.policy,
             self.tools,
             note=lambda made: self._put(replace(made, content=writer.content, status="partial")),
+            done=self._done(answer),
             before=self.left_out,
         )
         if answer.status != "partial":  # should the program die now, its tokens will not be all
@@ -307,6 +309,16 @@ class Session:
         if notice := self._keeper.notice():
             yield notice
         yield summary
+
+    def _done(self, answer: StoredMessage) -> frozenset[str]:
+        """Keys of the calls that other answers to the same question have made."""
+        others = tree.siblings(self.tree, answer.id)
+        return frozenset(
+            Call(use.tool, dict(use.arguments)).key
+            for other in others
+            for use in other.uses
+            if use.allowed
+        )
 
     def _settle(
         self,

@@ -70,6 +70,7 @@ class Work:
     """What using tools for one answer has come to.
 
     Attributes:
+        done: keys of calls that were made for the same question before.
         uses: the tools used, in order.
         instructions: what the system prompt gained.
         calls: what came of asking for the last time; None when the model was not asked.
@@ -77,6 +78,7 @@ class Work:
         answer: what to say without asking the model again.
     """
 
+    done: frozenset[str] = frozenset()
     uses: list[ToolUse] = field(default_factory=list)
     instructions: str = ""
     calls: Calls | None = None
@@ -92,6 +94,7 @@ def use_tools(
     note: Note,
     options: GenerationOptions,
     cancel: threading.Event,
+    done: frozenset[str] = frozenset(),
 ) -> Generator[Event, None, Work]:
     """Let a model use tools, until it wants none or may not go on.
 
@@ -105,8 +108,9 @@ def use_tools(
         note: writes the uses down.
         options: for what the model says by the way.
         cancel: stops it.
+        done: keys of calls that were made for this question before; see ``Way``.
     """
-    work = Work()
+    work = Work(done)
     style = kit.style_for(engine)
     seen: set[str] = set()
     for _ in range(min(style.rounds, MAX_ROUNDS)):
@@ -162,7 +166,7 @@ def _use_all(
     for call in calls.calls[: MAX_CALLS - len(work.uses)]:
         use = _begin(kit, style, call, cost)
         cost = Calls()
-        status = yield from _use(kit, use, offered, seen, keep, cancel)
+        status = yield from _use(kit, use, offered, seen, keep, cancel, work.done)
         ended.append(status)
         if status in ("denied", "cancelled"):
             break
@@ -253,6 +257,7 @@ def _use(
     seen: set[str],
     keep: Callable[[ToolUse], None],
     cancel: threading.Event,
+    done: frozenset[str],
 ) -> Generator[Event, None, Status]:
     """One call, from the model's wish to its outcome; gives how it ended."""
     request, outcome = _look_at(kit, use, offered, seen)
@@ -260,7 +265,7 @@ def _use(
         use = replace(use, arguments=request.call.arguments, words=request.words)
     yield _called(use, request)
     if request is not None and outcome is None:
-        leave = _ask_leave(kit, request, cancel)
+        leave = _ask_leave(kit, request, cancel, done)
         for problem in kit.approvals.take_problems():
             yield Notice(problem)
         request, outcome = leave.request, leave.refusal
@@ -324,9 +329,12 @@ class _Leave:
     note: str = ""
 
 
-def _ask_leave(kit: ToolKit, request: Request, cancel: threading.Event) -> _Leave:
+def _ask_leave(
+    kit: ToolKit, request: Request, cancel: threading.Event, done: frozenset[str]
+) -> _Leave:
     by = kit.approvals.decide(request, reads_only_free=kit.reads_freely)
-    if by is not None:
+    is_again = request.call.key in done and not request.tool.reads_only
+    if by is not None and not is_again:
         return _Leave(request, by)
     answer = kit.approve(request, cancel)
     if cancel.is_set():

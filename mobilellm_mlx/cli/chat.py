@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,7 +203,7 @@ def _interface(
     is_kept = store is not None and store.path is not None  # in memory, nothing may stay
     tui = faces.tui()
     with Engine(directory, loading) as engine:
-        house = tui.make_house(
+        house: Any = tui.make_house(
             store=store,
             settings=settings,
             save_setting=save_setting,
@@ -214,7 +213,8 @@ def _interface(
             resume=chat_id,
             # The interface's own thread asks: servers that are still starting must not hold it up.
             tools=make_kit(settings, bench.toolbox(wait_s=0)),
-            toolbox=partial(bench.toolbox, wait_s=0),
+            toolbox=lambda: bench.toolbox(settings=house.settings, wait_s=0),
+            tool_problems=lambda: bench.problems,
             timers=Timers(paths.data_dir() / TIMERS, _local_now),
             demo=lambda: Demo(engine),
         )

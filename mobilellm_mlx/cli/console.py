@@ -221,9 +221,10 @@ def describe(summary: GenerationSummary) -> str:
     thought = f" ({summary.reasoning_tokens} of reasoning)" if summary.reasoning_tokens else ""
     if summary.forced_tokens:
         thought = f" ({summary.forced_tokens} forced)"
+    speed = f" at {summary.decode_tok_per_s:.1f} tok/s" if summary.decode_tok_per_s else ""
     return (
         f"prompt {summary.prompt_tokens} tokens{reused} at {summary.prefill_tok_per_s:.0f} tok/s, "
         f"first token after {summary.ttft_s:.2f} s, "
-        f"{summary.generated_tokens} tokens{thought} at {summary.decode_tok_per_s:.1f} tok/s, "
+        f"{summary.generated_tokens} tokens{thought}{speed}, "
         f"peak {format_bytes(summary.peak_memory_bytes)}, seed {summary.options.get('seed')}"
     )

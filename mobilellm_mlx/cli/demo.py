@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,8 +76,9 @@ def demo() -> None:
 def tools(
     model: str | None, yes: bool, lines: bool, as_json: bool, context: int | None, compute: str
 ) -> int:
-    """Let MODEL do eight small tasks with tools; the default is smollm2-135m.
+    """Let a model do eight small tasks with tools.
 
+    MODEL is a name or a directory; the default is smollm2-135m.
     Notes and timers of the demo lie in a folder that is thrown away; nothing of yours is touched.
     """
     loading = load_options(context, compute)
@@ -90,6 +92,9 @@ def tools(
             tui.run_demo(engine, house=house, title=directory.name)
             return 0
         approve: Approve = (lambda *_: Answer(True)) if yes else ask_on_terminal
+        somebody = sys.stderr is not None and sys.stderr.isatty()
+        if not (yes or somebody):
+            click.echo("note: nobody can be asked here; --yes allows every call", err=True)
         with Demo(engine, approve) as trial:
             for task in tui.DEMO_TASKS:
                 trial.session.reset()
@@ -109,7 +114,8 @@ def _tell(task: str, events: Iterator[Event]) -> None:
             case ToolsOffered(tools=names):
                 _line("offered", ", ".join(names))
             case ToolCalled():
-                cost = f"{event.tokens} tokens, {event.forward_passes} forward passes"
+                passes = f"{event.forward_passes} forward pass"
+                cost = f"{event.tokens} tokens, {passes}{'' if event.forward_passes == 1 else 'es'}"
                 _line("call", f"{event.words}  ({cost}, {event.elapsed_s:.1f} s)")
             case ToolAllowed():
                 _line("allowed", event.by)

@@ -61,7 +61,7 @@ from mobilellm_mlx.options import GenerationOptions
     callback=require_text,
     multiple=True,
     metavar="A,B,C",
-    help="Answer with one of these; repeatable, for texts with commas.",
+    help="Answer with one of these; for texts with commas, give it once for each.",
 )
 @click.option(
     "--grammar",

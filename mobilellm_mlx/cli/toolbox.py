@@ -44,13 +44,13 @@ class Workbench:
         search_chats: Callable[[str], list[str]] | None = None,
         servers: bool = True,
     ) -> None:
-        from mobilellm_mlx.tools.builtin import Surroundings, builtin_tools
-
+        self._search_chats = search_chats or search_history
         self._problems: list[str] = []
-        around = Surroundings(
-            folders=self._granted(settings), search_chats=search_chats or search_history
-        )
-        self._tools = builtin_tools(around)
+        self._ungranted: list[str] = []
+        """What is wrong with the folders that are named now."""
+        self._folders = settings.get("tools.folders")
+        self._builtin = self._build()
+        self._added: list[Tool] = []
         if own := settings.get("tools.file"):
             try:
                 self._add(load_user_tools(Path(own).expanduser()))
@@ -59,7 +59,7 @@ class Workbench:
         for file in files:
             tools = load_user_tools(Path(os.path.expanduser(file)))  # noqa: PTH111 (never raises)
             Toolbox([*self._tools, *tools])  # a name that is taken already is the file's mistake
-            self._tools += tools
+            self._added += tools
         self._servers: Servers | None = None
         if servers and settings.mcp:
             from mobilellm_mlx.tools.mcp import Servers
@@ -76,14 +76,19 @@ class Workbench:
     @property
     def problems(self) -> list[str]:
         """What could not be used, as sentences."""
-        return [*self._problems, *(self._servers.problems if self._servers else ())]
+        servers = self._servers.problems if self._servers else ()
+        return [*self._ungranted, *self._problems, *servers]
 
-    def toolbox(self, *, wait_s: float | None = None) -> Toolbox:
+    def toolbox(self, *, settings: Settings | None = None, wait_s: float | None = None) -> Toolbox:
         """What there is now; cheap enough to ask before every turn.
 
         Args:
+            settings: as they are now; a folder that they grant or take back counts from here on.
             wait_s: how long to wait for servers that are still starting.
         """
+        if settings is not None and settings.get("tools.folders") != self._folders:
+            self._folders = settings.get("tools.folders")
+            self._builtin = self._build()
         if self._servers is None:
             return Toolbox(self._tools)
         taken = {tool.name for tool in self._tools}
@@ -94,17 +99,30 @@ class Workbench:
         if self._servers is not None:
             self._servers.close()
 
-    def _granted(self, settings: Settings) -> tuple[Path, ...]:
+    @property
+    def _tools(self) -> list[Tool]:
+        """All but those of servers."""
+        return [*self._builtin, *self._added]
+
+    def _build(self) -> list[Tool]:
+        """The tools that come along, with the folders that are granted now."""
+        from mobilellm_mlx.tools.builtin import Surroundings, builtin_tools
+
+        around = Surroundings(folders=self._granted(), search_chats=self._search_chats)
+        return builtin_tools(around)
+
+    def _granted(self) -> tuple[Path, ...]:
         """The folders of the settings that are there."""
         folders = []
-        for line in (settings.get("tools.folders") or "").splitlines():
+        self._ungranted = []
+        for line in (self._folders or "").splitlines():
             if not line.strip():
                 continue
             folder = Path(os.path.expanduser(line.strip()))  # noqa: PTH111 (never raises)
             if folder.is_absolute() and folder.is_dir():
                 folders.append(folder)
             else:
-                self._problems.append(
+                self._ungranted.append(
                     f"`{line.strip()}` of the setting `tools.folders` is not the whole path of a "
                     "folder"
                 )
@@ -119,7 +137,7 @@ class Workbench:
                     f"`{tool.name}` of {tool.source} is left out: another tool has that name"
                 )
             else:
-                self._tools.append(tool)
+                self._added.append(tool)
 
 
 def make_toolbox(settings: Settings, files: Iterable[str | Path] = ()) -> Toolbox:

@@ -9,6 +9,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -222,6 +223,11 @@ def _read_pairs(tool: Tool, pairs: Sequence[str]) -> dict[str, Any]:
             raise click.UsageError(f"'{printable(pair)}' is not KEY=VALUE.")
         if key in arguments:
             raise click.UsageError(f"'{printable(key)}' is given twice.")
+        if properties and key not in properties:
+            near = get_close_matches(key, properties, n=1)
+            takes = ", ".join(f"`{name}`" for name in properties)
+            hint = f"did you mean `{near[0]}`?" if near else f"it takes {takes}"
+            raise ToolError(f"`{tool.name}` takes no `{printable(key)[:40]}`", hint)
         arguments[key] = _typed(text, properties.get(key, {}))
     return arguments
 

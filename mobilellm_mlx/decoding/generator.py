@@ -378,7 +378,7 @@ class Generator:
             prefill_s=run.prefill_s,
             decode_s=run.decode_s,
             prefill_tok_per_s=_rate(len(prompt) - run.reused, run.prefill_s),
-            decode_tok_per_s=_rate(run.generated - run.computed_from, run.decode_s),
+            decode_tok_per_s=run.rate,
             context_used=run.read + run.generated,
             context_limit=self._loaded.context_limit,
             memory_bytes=mx.get_active_memory(),
@@ -429,6 +429,12 @@ class _Run:
     @property
     def generated(self) -> int:
         return len(self.tokens)
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second behind the first; nothing is known where nothing was computed."""
+        computed = self.generated - self.forced
+        return _rate(self.generated - self.computed_from, self.decode_s) if computed > 1 else 0.0
 
     @property
     def is_over(self) -> bool:

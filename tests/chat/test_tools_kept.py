@@ -27,6 +27,7 @@ from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.templates import ChatTemplate
 from mobilellm_mlx.testing import SCRIPTED_MODEL, ScriptedEngine
 from mobilellm_mlx.tokenizer import load_tokenizer
+from mobilellm_mlx.tools.tool import Answer
 from tests.chat.callers import (
     CALL,
     NO,
@@ -155,6 +156,20 @@ def test_asking_again_asks_for_tools_again() -> None:
     ask(session)
     list(session.retry())
     assert len(notes.ran) == 1 and not session.branch[-1].uses
+
+
+def test_what_was_done_once_is_not_done_again_without_asking() -> None:
+    """Asking again would write a second note, silently where that is always allowed."""
+    notes, person = Notes(), Person(Answer(True, "session"))
+    session = make_session(*("note", CALL, "Done.") * 2, notes=notes, person=person)
+    ask(session)
+    list(session.retry())
+    assert len(person.asked) == 2 and len(notes.ran) == 2
+    notes = Notes(reads_only=True)
+    session = make_session(*("note", CALL, "Done.") * 2, notes=notes, person=person)
+    ask(session)
+    list(session.retry())
+    assert len(person.asked) == 3 and len(notes.ran) == 2  # to read again is no harm
 
 
 def test_an_answer_is_made_again_from_what_its_tools_said_then() -> None:

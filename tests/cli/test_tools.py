@@ -171,6 +171,23 @@ def test_folders_of_the_settings_are_granted_and_wrong_ones_named(tmp_path: Path
         ]
 
 
+def test_folders_that_are_granted_or_taken_back_later_count_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    settings, _ = load_settings()
+    with Workbench(settings) as bench:
+        assert "no folder is granted" in bench.toolbox().find("read_file").missing
+
+        def missing(folder: Path | None) -> str:
+            now = settings.replaced("tools.folders", None if folder is None else str(folder))
+            return bench.toolbox(settings=now).find("read_file").missing
+
+        assert missing(tmp_path) == ""
+        assert "no folder is granted" in missing(tmp_path / "gone")
+        assert [problem.split("`")[1] for problem in bench.problems] == [str(tmp_path / "gone")]
+        assert "no folder is granted" in missing(None)
+        assert bench.problems == []
+
+
 def test_a_name_that_is_taken_is_left_out_of_the_file_of_the_settings(own: str) -> None:
     Path(own).write_text(OWN.replace("def greet", "def calculator"))
     save_setting("tools.file", own)

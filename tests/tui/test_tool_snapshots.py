@@ -48,9 +48,7 @@ async def test_an_answer_with_its_tool_looks_as_agreed(
 
 
 @SIZES
-async def test_a_question_for_leave_looks_as_agreed(
-    open_chat, staged, monkeypatch, snapshot, size
-):
+async def test_a_question_for_leave_looks_as_agreed(open_chat, staged, monkeypatch, snapshot, size):
     monkeypatch.setattr(approval, "QUIET_S", 0.02)
     with scripted(monkeypatch, asks(NOTE, text="buy oat milk")):
         house = House(tools=make_kit(*ALL))

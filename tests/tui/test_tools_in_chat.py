@@ -296,12 +296,12 @@ async def test_a_call_that_cannot_be_is_explained(open_chat, staged, typed, said
         assert chat.all(ToolNote) == []
 
 
-async def test_a_typed_call_that_fails_or_is_wrong_says_so_on_its_line(open_chat, staged):
+async def test_a_typed_call_that_fails_or_is_wrong_says_so_and_why(open_chat, staged):
     tools = made("calculator", broken, source="builtin", reads_only=True), NOTE
     async with open_chat(staged(), house=house(*tools)) as chat:
         await chat.idle()
         await chat.say("/calc 1")
-        await chat.until(lambda: "✗ failed the disk is full" in chat.text())
+        await chat.until(lambda: "✗ failed" in chat.text() and "the disk is full" in chat.text())
         await chat.say('/tool add_note {"txt": "a"}')
         await chat.until(lambda: "✗ wrong arguments" in chat.text())
 

@@ -40,6 +40,7 @@ LATE_S = 0.2
 """A pause that ends later than this was none."""
 LONGEST_WORDS = 400
 LONGEST_DESCRIPTION = 1000
+ONLY_READING = "No rules. Tools that only read do not ask: the setting `tools.free_reading` is on."
 _ANSWERS: Mapping[str, tuple[str, str]] = {
     "once": ("allow once", "once"),
     "session": ("this session", "session"),
@@ -68,6 +69,11 @@ def source_words(tool: Tool) -> str:
 def _shortened(text: str, longest: int) -> str:
     text = one_line(text)
     return text if len(text) <= longest else f"{text[:longest].rstrip()} …"
+
+
+def _in_full(error: ToolError) -> str:
+    """What is wrong, and what to write instead."""
+    return f"{error.message}: {error.hint}" if error.hint else error.message
 
 
 class ApprovalScreen(ModalScreen[Answer]):
@@ -236,6 +242,8 @@ class ApprovalScreen(ModalScreen[Answer]):
             rule = f"No rule can be kept: {why}."
         else:
             rule = f"“Always” allows: {call.rule}"
+            if self._is_offered("reading"):
+                rule += "; “all reading”: every tool that only reads, always"
         self._rule.update(one_line(rule))
         for name in ("session", "always"):
             self._answers[name].disabled = not self._is_offered(name)
@@ -271,7 +279,7 @@ class ApprovalScreen(ModalScreen[Answer]):
             try:
                 value = field.read()
             except ToolError as error:
-                field.say_why(error.message)
+                field.say_why(_in_full(error))
                 is_whole = False
                 continue
             if value is not LEFT_OUT:
@@ -282,7 +290,7 @@ class ApprovalScreen(ModalScreen[Answer]):
             checked = self._check(arguments) if self._check else arguments
             return make_request(self._request.id, self._request.tool, checked)
         except ToolError as error:
-            self._blame(error.message)
+            self._blame(_in_full(error))
             return None
 
     def _blame(self, why: str) -> None:
@@ -350,6 +358,7 @@ class ApprovalsScreen(ModalScreen[None]):
     Args:
         approvals: keeps it.
         today: the day of the person; None asks the machine.
+        reads_freely: whether tools that only read need no leave.
     """
 
     CSS_PATH = "approval.tcss"
@@ -365,8 +374,11 @@ class ApprovalsScreen(ModalScreen[None]):
         Binding("escape", "close", "Close", id="approvals.close", tooltip="Close the list"),
     ]
 
-    def __init__(self, approvals: Approvals, *, today: date | None = None) -> None:
+    def __init__(
+        self, approvals: Approvals, *, today: date | None = None, reads_freely: bool = False
+    ) -> None:
         super().__init__()
+        self._reads_freely = reads_freely
         self._approvals = approvals
         self._today = today or date.today()
         self._rules: tuple[Rule, ...] = ()
@@ -396,7 +408,7 @@ class ApprovalsScreen(ModalScreen[None]):
         self._list.highlighted = min(at, len(self._rules) - 1) if self._rules else None
         said = [problem] if problem else self._approvals.take_problems()
         if not self._rules and not said:
-            said = ["Nothing: every call is asked about."]
+            said = [ONLY_READING if self._reads_freely else "Nothing: every call is asked about."]
         self._said.update(" ".join(one_line(text) for text in said))
         self._said.display = bool(said)
         for part in (self._list, self._forget):

@@ -148,7 +148,8 @@ def token_bar(use: ToolUse) -> Content:
     forced, chosen = use.forced_tokens, use.tokens - use.forced_tokens
     bar = meter(forced / use.tokens, BAR, "dim", "bold $primary")
     saved = use.tokens - use.forward_passes
-    passes = f"; {use.forward_passes:,} passes" + (f", {saved:,} saved" if saved > 0 else "")
+    passes = f"; {use.forward_passes:,} pass{'' if use.forward_passes == 1 else 'es'}"
+    passes += f", {saved:,} saved" if saved > 0 else ""
     return Content.assemble(
         bar, (f" {forced:,} forced", "dim"), ", ", (f"{chosen:,} chosen", "underline"), passes
     )
@@ -168,7 +169,7 @@ def say_sum(trials: Sequence[Trial]) -> str:
         return ""
     tokens, passes = sum(u.tokens for u in uses), sum(u.forward_passes for u in uses)
     calls = f"{len(uses)} call{'' if len(uses) == 1 else 's'}"
-    return f"{calls}: {passes:,} forward passes for {tokens:,} tokens"
+    return f"{calls}: {passes:,} forward pass{'' if passes == 1 else 'es'} for {tokens:,} tokens"
 
 
 class TaskList(OptionList):

@@ -48,6 +48,8 @@ class ToolRoom:
         """Of each chat, whether it uses tools; the settings speak for the others."""
         self._off: dict[str, frozenset[str]] = {}
         """Of each chat, the tools that the model is not offered."""
+        self._told = set(screen.house.notices)
+        """What is wrong with tools and has been said."""
 
     @property
     def kit(self) -> ToolKit:
@@ -64,7 +66,17 @@ class ToolRoom:
     def box(self) -> Toolbox:
         """All tools that there are now."""
         look = self._screen.house.toolbox
-        return look() if look is not None else self._first
+        found = look() if look is not None else self._first
+        self.tell()
+        return found
+
+    def tell(self) -> None:
+        """Say once what could not be used; a server may fail long after the start."""
+        problems = self._screen.house.tool_problems
+        for problem in problems() if problems is not None else ():
+            if problem not in self._told:
+                self._told.add(problem)
+                self._screen.notify(problem, severity="warning", markup=False, timeout=12)
 
     @property
     def names(self) -> list[str]:
@@ -148,7 +160,9 @@ class ToolRoom:
 
     def open_rules(self) -> None:
         """Show what is allowed without asking."""
-        self._screen.app.push_screen(ApprovalsScreen(self.kit.approvals))
+        self._screen.app.push_screen(
+            ApprovalsScreen(self.kit.approvals, reads_freely=self.reads_freely)
+        )
 
     def open_demo(self, then: Callable[[], None] | None = None) -> None:
         """Show what tools can do.

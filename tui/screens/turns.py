@@ -93,7 +93,8 @@ class TurnScreen(Screen[None]):
             yield Sidebar()
             with Vertical(id="chat"):
                 with Transcript():
-                    yield Welcome(self._title)
+                    uses_tools = self.house.tools is not None and self.house.tools.is_on
+                    yield Welcome(self._title, tools=uses_tools)
                 yield FindBar()
                 yield PromptBox(self.commands, root=self.house.folder)
         yield StatusLine()

@@ -54,7 +54,7 @@ class Actions(Static):
         if isinstance(block, Response) and ("```" in said.text or "~~~" in said.text):
             choices.append(("copy code", "copy_code"))
         if results_of(said):
-            choices.append(("copy result", "copy_result"))
+            choices += [("copy result", "copy_result"), ("open call", "fold")]
         if isinstance(block, ToolNote):
             return [("copy", "copy"), ("into the prompt", "insert")]
         for label, name in (
@@ -80,6 +80,8 @@ class Actions(Static):
             self.block.action_copy_code()
         elif name == "copy_result":
             self.block.action_copy_result()
+        elif name == "fold" and isinstance(self.block, Response):
+            self.block.action_fold()
         elif name == "insert" and isinstance(self.block, ToolNote):
             self.block.action_insert()
         elif self.block.allows(name):

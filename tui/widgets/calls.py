@@ -118,7 +118,8 @@ def head_line(
         state: how far it is.
         is_open: whether more is said below.
         width: of the line.
-        aside: what is said instead of the result, which stands elsewhere then.
+        aside: what is said instead of the result, which stands elsewhere then, as does what went
+            wrong.
     """
     mark = "▾" if is_open else "▸"
     name = _shorter(
@@ -141,7 +142,7 @@ def head_line(
         return fit([name, made, Segment([(99, Content.styled(words, "bold"))])], [], width, 1)
     style = "" if state == "denied" else "$text-error"
     end = Segment([(99, Content.styled(f"✗ {_ENDED.get(use.status, 'failed')}", style))])
-    why = use.result if use.status in _NEEDS_A_REASON else ""
+    why = use.result if use.status in _NEEDS_A_REASON and aside is None else ""
     reason = _shorter(why, {LONGEST_LINE: 1, 40: 2, 24: 4}, style="dim")
     return fit([name, made, end, reason, timed], [], width, 1)
 

@@ -175,7 +175,8 @@ def status_line(state: State, width: int) -> Content:
         bits = f"{info.bits}-bit " if info.bits else ""
         left.append(_optional(3, (f"{bits}{info.compute} {dtype} {info.backend}", "dim")))
         right.insert(0, _context(state, info.context_limit))
-        memory = state.summary.memory_bytes if state.summary else info.weight_bytes
+        # An answer that is a tool's own words measured nothing.
+        memory = (state.summary.memory_bytes if state.summary else 0) or info.weight_bytes
         right.append(_optional(4, format_bytes(memory)))
     if state.beside:
         left.append(_optional(5, state.beside))

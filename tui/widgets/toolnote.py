@@ -157,10 +157,10 @@ class ToolNote(MessageBlock, Vertical):
         self.redraw()
 
     def redraw(self) -> None:
-        """Show the result; what is wrong stands on the line above."""
+        """Show the result, or why there is none."""
         text, more = shown_result(self.said.text, whole=False)
         rest = f"\n… {more:,} more lines" if more else ""
-        self._result.display = self.card.state == "done" and bool(text)
+        self._result.display = self.card.state in ("done", "failed") and bool(text)
         self._result.update(Content(text) + Content.styled(rest, "dim"))
 
     def action_fold(self) -> None:

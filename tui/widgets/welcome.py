@@ -15,18 +15,26 @@ from ..text import format_count
 HOME = "Lives on this machine: what you type stays here."
 CAUTION = "Small means quick, and often wrong. Check what matters."
 KEYS = "Enter sends · / commands · Shift+Tab messages · F1 all keys"
+TOOLS = ("has tools", "sums, times, units, timers, notes: /demo shows them")
 ROWS = (
     ("good for", "short questions, rewriting, a first draft"),
-    ("not for", "facts you cannot check, sums, long reasoning"),
+    TOOLS,
+    ("not for", "facts you cannot check, long reasoning"),
 )
 
 
 class Welcome(Vertical):
-    """Shown while the conversation is empty."""
+    """Shown while the conversation is empty.
 
-    def __init__(self, title: str) -> None:
+    Args:
+        title: what to call the model until it is loaded.
+        tools: whether it may use any.
+    """
+
+    def __init__(self, title: str, *, tools: bool = False) -> None:
         super().__init__()
         self._title = title
+        self._rows = [row for row in ROWS if tools or row is not TOOLS]
         self._facts = Static("", classes="facts", markup=False)
 
     def compose(self) -> ComposeResult:
@@ -36,7 +44,7 @@ class Welcome(Vertical):
             yield Static(f"{HOME}\n{CAUTION}")
             yield Static(
                 Content("\n").join(
-                    [Content.assemble((f"{what:<10}", "dim"), said) for what, said in ROWS]
+                    [Content.assemble((f"{what:<10}", "dim"), said) for what, said in self._rows]
                 ),
                 classes="rows",
             )
