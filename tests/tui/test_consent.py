@@ -89,7 +89,7 @@ async def test_keys_of_a_time_in_which_nothing_moved_allow_nothing(
         app.push_screen(screen, app.take)
         asked = Asked(app, pilot, screen)
         await asked.until(lambda: screen.is_mounted and screen._pause is not None)
-        time.sleep(0.6 + approval.LATE_S + 0.1)  # the interface stands still  # noqa: ASYNC251
+        time.sleep(0.6 + approval.LATE_S + 0.1)  # the interface stands still
         await pilot.pause()  # the pause is over, and what was typed meanwhile comes only now
         await pilot.press("y")
         assert app.answer is WAITING and app.screen is screen
@@ -124,9 +124,7 @@ async def test_what_may_change_something_cannot_be_allowed_as_reading(tool: Tool
 # ---------------------------------------------------------------- secrets of servers
 
 
-async def test_a_server_is_not_shown_with_its_environment(
-    open_chat: Any, staged: Any
-) -> None:
+async def test_a_server_is_not_shown_with_its_environment(open_chat: Any, staged: Any) -> None:
     settings_path().parent.mkdir(parents=True, exist_ok=True)
     settings_path().write_text(
         '[mcp.time]\ncommand = "uvx"\nargs = ["--token=SECRET1"]\nenv = {KEY = "SECRET2"}\n'
