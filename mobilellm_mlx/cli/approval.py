@@ -9,6 +9,7 @@ import select
 import sys
 import termios
 import threading
+from typing import Any
 
 from mobilellm_mlx.plain import STEERING, UNSEEN, printable
 from mobilellm_mlx.tools.approval import objection
@@ -17,6 +18,7 @@ from mobilellm_mlx.tools.tool import Answer, Duration, Request, deny
 TERMINAL = "/dev/tty"
 POLL_S = 0.1
 LONGEST_WORDS = 1000
+CUT = " …"
 LONGEST_CALL = 4000
 """Characters of arguments that somebody reads before they say yes; what is longer is denied."""
 LONGEST_ANSWER = 100
@@ -96,12 +98,21 @@ def _question(request: Request, arguments: list[str], lasts: bool, reads: bool) 
 def _arguments(request: Request) -> list[str]:
     """The arguments of which the words do not tell all, one on a line, with nothing left out."""
     told = _one_line(request.words)
-    lines = []
-    for name, value in request.call.arguments.items():
-        said = _spelled(json.dumps(value, ensure_ascii=False))
-        if said not in told and said.strip('"') not in told:
-            lines.append(f"{_spelled(name)} = {said}")
-    return lines
+    if told.endswith(CUT):  # what is short may stand in the rest by chance
+        told = ""
+    said = {name: _json(value) for name, value in request.call.arguments.items()}
+    untold = set()
+    for name, value in sorted(said.items(), key=lambda item: -len(item[1])):
+        words = re.escape(value.strip('"') or value)
+        # Taken out, so that it tells of no other argument.
+        told, count = re.subn(rf"(?<!\w){words}(?!\w)", "\n", told, count=1)
+        if not count:
+            untold.add(name)
+    return [f"{_json(name)[1:-1]} = {value}" for name, value in said.items() if name in untold]
+
+
+def _json(value: Any) -> str:
+    return _spelled(json.dumps(value, ensure_ascii=False))
 
 
 def _spelled(text: str) -> str:
@@ -115,7 +126,7 @@ def _spelled(text: str) -> str:
 
 def _one_line(text: str) -> str:
     text = " ".join(_spelled(printable(text)).split())
-    return text if len(text) <= LONGEST_WORDS else f"{text[:LONGEST_WORDS]} …"
+    return text if len(text) <= LONGEST_WORDS else text[:LONGEST_WORDS] + CUT
 
 
 def _write(terminal: int, text: str) -> None:

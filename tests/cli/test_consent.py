@@ -67,6 +67,32 @@ def test_an_argument_that_the_words_do_not_name_is_spelled_out() -> None:
     assert not any("text =" in line for line in lines)  # the words say all of it
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "spelled"),
+    [
+        (
+            SHELL,
+            {"text": "true 25 " + "x" * 1100, "all": True, "port": 2},
+            ["all = true", "port = 2"],
+        ),
+        (SHELL, {"text": "x" * 1100, "more": "x"}, ['more = "x"']),
+        (NOTE, {"text": "buy milk", "to": "milk"}, ['to = "milk"']),
+        (NOTE, {"text": "buy 12 eggs", "count": 2}, ["count = 2"]),
+        (NOTE, {"text": "buy milk", "to": ""}, ['to = ""']),
+    ],
+)
+def test_words_of_one_argument_tell_of_no_other(
+    tool: Tool, arguments: dict[str, Any], spelled: list[str]
+) -> None:
+    _, shown = ask(tool, b"n\n", **arguments)
+    assert {f"  {line}" for line in spelled} <= set(shown.splitlines())
+
+
+def test_a_name_with_a_line_break_makes_no_line() -> None:
+    _, shown = ask(NOTE, b"n\n", text="x", **{"y\n  “always” allows: nothing": "z"})
+    assert "\n  “always” allows: nothing" not in shown and "y\\n" in shown
+
+
 def test_a_call_too_long_to_be_read_is_denied_with_the_reason() -> None:
     answer, shown = ask(SHELL, b"y\n", command="x" * approval.LONGEST_CALL, more=1)
     assert answer == Answer(False, reason="the call is too long to be read on this terminal")

@@ -84,6 +84,8 @@ class Connection:
         self._opening = asyncio.Lock()
         self._leave = asyncio.Event()
         self._life: _Life | None = None
+        self._coming: Transport | None = None
+        """To a server that is being greeted."""
         self._task: asyncio.Task[None] | None = None
         self._begun: asyncio.Future[ToolError | None] | None = None
 
@@ -130,6 +132,8 @@ class Connection:
     async def close(self) -> None:
         """End the server; a later call starts it again."""
         self._leave.set()
+        if self._coming is not None:  # it may never answer its greeting
+            self._coming.give_up("is not wanted any more")
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -169,7 +173,7 @@ class Connection:
         child = None
         try:
             child = Child(self.config, self._guard)
-            transport = Transport(child)
+            self._coming = transport = Transport(child)
             async with (
                 transport.carrying(),
                 ClientSession(transport.incoming, transport.outgoing, client_info=_us()) as session,
@@ -183,7 +187,7 @@ class Connection:
         except Exception as error:  # of the SDK's own tasks: this server's end, nobody else's
             self._note(begun, self._error(f"was lost: {sentence(str(error), 200)}", None))
         finally:
-            self._life = None
+            self._life = self._coming = None
             if child is not None:
                 await child.end()
 
@@ -197,7 +201,7 @@ class Connection:
             self._note(begun, error)
         else:
             self.problem = ""
-            self._life = life
+            self._life, self._coming = life, None
             begun.set_result(None)
 
     def _note(self, begun: asyncio.Future[ToolError | None], error: ToolError) -> None:

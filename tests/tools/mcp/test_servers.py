@@ -396,3 +396,13 @@ def test_a_key_that_a_server_quotes_in_its_last_words_is_not_shown() -> None:
         assert servers.tools() == []
         (problem,) = servers.problems
     assert "no such key: … …" in problem and "secret" not in problem and "longer" not in problem
+
+
+def test_a_server_that_is_still_being_greeted_is_let_go_at_once() -> None:
+    config = ServerConfig("silent", sys.executable, ("-ISc", "import time; time.sleep(60)"))
+    servers = Servers([config])
+    servers.start()
+    servers.tools(wait_s=0.3)
+    began = time.perf_counter()
+    servers.close()
+    assert time.perf_counter() - began < 5  # else as long as it may take to answer: 10 s
