@@ -457,6 +457,8 @@ class _Run:
 
     def take(self, piece: Piece) -> Iterator[Event]:
         """Keep what a token gave, and say it."""
+        if piece.text and not self.text and self.constraint and self.constraint.begins_spaced:
+            piece = piece._replace(text=piece.text.removeprefix(" "))
         if piece.reasoning:
             self.reasoning.append(piece.reasoning)
             yield ReasoningDelta(piece.reasoning)

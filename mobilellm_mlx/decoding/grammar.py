@@ -69,6 +69,8 @@ class GrammarCompiler:
         from llguidance._tokenizer import TokenizerWrapper
 
         self._size = tokenizer.vocab_size
+        letter = b"".join(map(tokenizer.token_bytes, tokenizer.encode("a")))
+        self._begins_spaced = letter == b" a"
         words = _Words(tokenizer, stop_tokens)
         self._words: LLTokenizer = LLTokenizer(TokenizerWrapper(words), eos_token=words.stops)
 
@@ -81,30 +83,40 @@ class GrammarCompiler:
         from llguidance import LLMatcher
 
         try:
-            source = _source(grammar)
+            parts = [{**_part(grammar), "name": "answer"}]
         except (ValueError, RecursionError) as error:
             raise _invalid(grammar, str(error)) from None
+        if self._begins_spaced:
+            parts.insert(0, _AFTER_SPACE)
+        source = json.dumps({"grammars": parts})
         matcher = LLMatcher(self._words, source, log_level=0)
         if matcher.is_error():
             raise _invalid(grammar, matcher.get_error())
-        return Constraint(matcher, self._size)
+        return Constraint(matcher, self._size, begins_spaced=self._begins_spaced)
 
 
-def _source(grammar: Grammar) -> str:
+_AFTER_SPACE = {"lark_grammar": 'start: " "? @answer'}
+"""A space that may stand before an answer: sentencepiece begins most texts with one, and without it
+the tokens that such a model likes best at the beginning would be forbidden."""
+
+
+def _part(grammar: Grammar) -> dict[str, Any]:
     """A grammar in llguidance's own notation."""
     from llguidance import LLMatcher
 
     match grammar.kind:
         case "json":
             options: Any = _COMPACT
-            return LLMatcher.grammar_from_json_schema(grammar.source, overrides=options)
+            made = LLMatcher.grammar_from_json_schema(grammar.source, overrides=options)
         case "regex":
-            return LLMatcher.grammar_from_regex(grammar.source)
+            made = LLMatcher.grammar_from_regex(grammar.source)
         case "choice":
             choices: list[str] = json.loads(grammar.source)
-            return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(literal, choices))}")
+            return {"lark_grammar": f"start: {' | '.join(map(literal, choices))}"}
         case "lark":
-            return LLMatcher.grammar_from_lark(grammar.source)
+            return {"lark_grammar": grammar.source}
+    part: dict[str, Any] = json.loads(made)["grammars"][0]
+    return part
 
 
 _NAMES = {
@@ -133,11 +145,13 @@ class Constraint:
     Args:
         matcher: follows the answer.
         size: of the vocabulary that may be sampled from.
+        begins_spaced: whether a space that is no part of the answer may stand before it.
     """
 
-    def __init__(self, matcher: LLMatcher, size: int):
+    def __init__(self, matcher: LLMatcher, size: int, *, begins_spaced: bool = False):
         self._matcher = matcher
         self._size = size
+        self.begins_spaced = begins_spaced
 
     @property
     def is_over(self) -> bool:

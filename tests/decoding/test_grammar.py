@@ -432,3 +432,33 @@ def test_one_compiler_serves_many_grammars() -> None:
     compiler = GrammarCompiler(ByteTokenizer(), {256})
     one, other = (compiler.compile(choice_grammar([text])) for text in ("a", "b"))
     assert (one.forced, other.forced) == ([97], [98])
+
+
+class Fond(RandomModel):
+    """A model that likes one token above all others."""
+
+    def __init__(self, vocab_size: int, token: int):
+        super().__init__(vocab_size)
+        self._token = token
+
+    def head(self, hidden: mx.array) -> mx.array:
+        return mx.where(mx.arange(self.vocab_size) == self._token, 5.0, 0.0)[None]
+
+
+def test_the_space_that_sentencepiece_puts_before_a_text_is_no_part_of_the_answer(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(sp.train(**sp.LLAMA_LIKE))
+    tokenizer = SentencePieceTokenizer(tmp_path / "tokenizer.model")
+    first = tokenizer.encode("the")[0]
+    assert tokenizer.token_bytes(first).startswith(b" ")
+    generator = random_generator(tokenizer, frozenset({2}))
+    generator._loaded = replace(
+        generator._loaded,
+        model=Fond(tokenizer.vocab_size, first),  # type: ignore[arg-type]
+    )
+    for grammar in (choice_grammar(["the door", "a door"]), regex_grammar("the door|a door")):
+        *events, summary = generator.generate(PROMPT, GREEDY, grammar=grammar)
+        assert isinstance(summary, GenerationSummary)
+        assert summary.tokens[0] == first and summary.text == "the door"
+        assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "the door"

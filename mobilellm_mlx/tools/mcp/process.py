@@ -55,7 +55,7 @@ class Guard:
 
     def _tell(self, line: str) -> None:
         if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # ours may be closed already
                 self._process.stdin.write(line.encode())
                 self._process.stdin.flush()
 
