@@ -61,8 +61,8 @@ def call_tools(
 ) -> Generator[Event, None, Calls]:
     """Ask which tools the end of a conversation wants, and with which arguments.
 
-    Choices are made greedily, whatever ``options`` say: there is a right one. Speech is sampled as
-    they say, where a model speaks before it calls.
+    Questions about tools alone are answered greedily, whatever ``options`` say: there is a right
+    answer. Where a model may speak before it calls, the whole of it is sampled as they say.
 
     Args:
         engine: with its model in memory.

@@ -100,7 +100,7 @@ class ToolUse:
     elapsed_s: float = 0.0
     """Seconds that running it took."""
     format: str = ""
-    """How the call is written in the prompt; see ``tools.formats``."""
+    """Name of the manner in which it was asked for and is told; see ``tools.styles``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from mobilellm_mlx.chat.records import ToolUse, make_id
 from mobilellm_mlx.engine import ChatEngine
 from mobilellm_mlx.errors import (
     ContextOverflow,
+    InsufficientMemory,
     InvalidGrammar,
     MobileLLMError,
     ToolError,
@@ -122,7 +123,7 @@ def use_tools(
         try:
             conversation = prompt(work.uses, work.instructions)
             calls = yield from call_tools(engine, style, conversation, offered, options, cancel)
-        except (ContextOverflow, InvalidGrammar, ToolError) as error:
+        except (ContextOverflow, InsufficientMemory, InvalidGrammar, ToolError) as error:
             yield Notice(f"no tool was used: {error.message}")
             work.calls, work.instructions = None, ""  # they may be what there was no room for
             break

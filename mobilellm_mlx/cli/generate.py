@@ -195,8 +195,12 @@ def read_grammar(
     if regex is not None:
         return regex_grammar(regex)
     if choices:
-        return choice_grammar(choices[0].split(",") if len(choices) == 1 else choices)
+        return choice_grammar(_split(choices[0]) if len(choices) == 1 else choices)
     return None if lark is None else lark_grammar(_read_file(lark))
+
+
+def _split(choices: str) -> list[str]:
+    return [choice.strip() for choice in choices.split(",")]
 
 
 def _read_file(name: str) -> str:

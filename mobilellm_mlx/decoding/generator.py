@@ -49,6 +49,9 @@ from mobilellm_mlx.messages import Message
 from mobilellm_mlx.models import Cache, KVCache
 from mobilellm_mlx.options import GenerationOptions
 
+MOST_ASIDE = 1024
+"""Tokens of a question beside the conversation that are kept: its room was not planned for."""
+
 
 class ChatPrompt(list[int]):
     """Token ids of a conversation: what follows is an answer, and may begin with reasoning."""
@@ -268,7 +271,8 @@ class Generator:
     def _remember(self, memory: _Memory, fed: list[int]) -> None:
         """Note what the caches hold. After a failure nothing in them is trusted."""
         held = {cache.offset for cache in memory.caches}
-        if not fed or len(held) != 1 or max(held) > len(fed):
+        is_too_long = memory is self._side and len(fed) > MOST_ASIDE
+        if not fed or len(held) != 1 or max(held) > len(fed) or is_too_long:
             memory.caches, memory.tokens = self._make_caches(), []
         else:
             memory.tokens = fed[: held.pop()]
@@ -301,7 +305,7 @@ class Generator:
         budget.watch(stream)
         for token, forced in self._tokens(prompt[run.read :], count, options, budget, run):
             run.count_token(token, forced)
-            if run.generated == 1:
+            if run.computed_from == run.generated:  # nothing has read the prompt before
                 run.read = len(prompt)
                 yield PrefillProgress(len(prompt), len(prompt), run.reused)
             fed.append(token)

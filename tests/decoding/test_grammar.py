@@ -462,3 +462,12 @@ def test_the_space_that_sentencepiece_puts_before_a_text_is_no_part_of_the_answe
         assert isinstance(summary, GenerationSummary)
         assert summary.tokens[0] == first and summary.text == "the door"
         assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "the door"
+
+
+def test_a_long_question_aside_is_not_kept(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilellm_mlx.decoding.generator.MOST_ASIDE", 20)
+    generator = Generator(load_model(tiny_dir))
+    before = generator.nbytes
+    for prompt, kept in ((b"Which tool?", True), (b"Which tool is it that is meant?", False)):
+        bound(generator, choice_grammar(["yes", "no"]), prompt=list(prompt), aside=True)
+        assert (generator.nbytes > before) == kept
