@@ -42,8 +42,11 @@ setup: $(VENV)/.developer ## Install everything into .venv
 chat: $(VENV)/.installed ## Chat with the default model (MODEL=name or directory for another)
 	@$(BIN)/mobilellm chat $(MODEL) $(ARGS)
 
-test: $(VENV)/.developer ## Run the whole test suite (ARGS="-k name" for a part)
-	$(BIN)/python -m pytest $(ARGS)
+# Two at a time, a file in one piece: much of the suite waits for screens and other processes.
+JOBS ?= 2
+
+test: $(VENV)/.developer ## Run the whole test suite (ARGS="-k name" for a part, JOBS=2 at a time)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.developer ## Check style, types, layers and size budgets
 	$(BIN)/ruff check .

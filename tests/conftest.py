@@ -26,7 +26,7 @@ os.environ["MOBILELLM_HOME"] = SESSION_HOME  # before anything is imported that 
 settings.register_profile("house", deadline=None, database=None, derandomize=True)
 settings.load_profile("house")
 
-_NOT_TESTED: list[str] = []
+_NOT_TESTED = "NOT TESTED WITH REAL WEIGHTS"
 
 
 def pytest_unconfigure() -> None:
@@ -34,8 +34,11 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for reason in _NOT_TESTED:
-        terminalreporter.section("NOT TESTED WITH REAL WEIGHTS", red=True, bold=True)
+    # Tests may have run in other processes: what is known of them is in their reports.
+    skipped = terminalreporter.stats.get("skipped", ())
+    said = {str(report.longrepr[-1]) for report in skipped if isinstance(report.longrepr, tuple)}
+    for reason in sorted(reason for reason in said if _NOT_TESTED in reason):
+        terminalreporter.section(_NOT_TESTED, red=True, bold=True)
         terminalreporter.line(reason)
 
 
@@ -103,8 +106,7 @@ def _without_real_files(reason: str) -> None:
     """Where CI is set the real model must be tested; elsewhere its absence is said loudly."""
     if ORIGINAL_ENVIRONMENT.get("CI"):
         pytest.fail(reason, pytrace=False)
-    _NOT_TESTED.append(reason)
-    pytest.skip(reason)
+    pytest.skip(f"{_NOT_TESTED}: {reason}")
 
 
 @pytest.fixture(scope="session")

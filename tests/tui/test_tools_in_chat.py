@@ -381,7 +381,7 @@ async def test_the_page_of_tools_says_all_about_one_and_leads_to_the_rules(open_
         await chat.say("/tools")
         await chat.until(lambda: isinstance(chat.app.screen, ToolsScreen))
         await chat.press("down", "down")
-        await chat.until(lambda: "server says that it changes nothing" in chat.text())
+        await chat.until(lambda: "source     mcp:git" in chat.text())
         await chat.press("a")
         await chat.until(lambda: "0 of 3 offered" in chat.text())
         await chat.press("r")
