@@ -201,14 +201,14 @@ async def test_what_was_typed_in_advance_answers_nothing(monkeypatch: pytest.Mon
 async def test_whoever_goes_on_typing_has_not_read_the_question(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(approval, "QUIET_S", 0.4)
+    monkeypatch.setattr(approval, "QUIET_S", 1.0)
     app = House()
     async with app.run_test() as pilot:
         screen = ApprovalScreen(note())
         app.push_screen(screen, app.take)
         asked = Asked(app, pilot, screen)
         await asked.until(lambda: screen.is_mounted)
-        for _ in range(8):  # longer than it is waited, but never so long without a key
+        for _ in range(14):  # longer than it is waited, but never so long without a key
             await pilot.press("y")
             await pilot.pause(0.1)
         assert app.answer is WAITING
