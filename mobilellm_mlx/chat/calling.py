@@ -23,7 +23,6 @@ class Calls:
 
     Attributes:
         calls: the calls that are wanted, in order; none when no tool is.
-        text: speech, from a model that says what it does; it was given as deltas.
         is_cut: whether the model was stopped, by a limit or a person, before it was done. There
             are no calls then.
         tokens: generated for it, speech among them.
@@ -38,7 +37,6 @@ class Calls:
     """
 
     calls: list[Call] = field(default_factory=list)
-    text: str = ""
     is_cut: bool = False
     tokens: int = 0
     forced_tokens: int = 0
@@ -93,8 +91,6 @@ def call_tools(
         found.calls = list(done.value or ())
     finally:
         found.elapsed_s = time.perf_counter() - started
-    if found.calls:
-        found.speech = None
     return found
 
 
@@ -132,7 +128,6 @@ def _put(
     if speaks:
         if rest := speech.finish():
             yield TextDelta(rest)
-        found.text += speech.text
         if not speech.is_over:
             found.speech = summary
             return None if summary.stop_reason != "stop" else answer

@@ -140,15 +140,6 @@ class Workbench:
                 self._added.append(tool)
 
 
-def make_toolbox(settings: Settings, files: Iterable[str | Path] = ()) -> Toolbox:
-    """The tools that need nothing to be kept open: all but those of servers.
-
-    Raises:
-        ToolError: see ``Workbench``.
-    """
-    return Workbench(settings, files, servers=False).toolbox()
-
-
 def search_history(words: str) -> list[str]:
     """Lines of earlier chats in which words occur; none where no chats are kept."""
     from mobilellm_mlx.chat.store import Store, history_path

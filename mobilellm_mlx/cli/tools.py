@@ -129,7 +129,8 @@ def call_tool(name: str, pairs: Sequence[str], whole: str | None, files: Sequenc
 
     Nobody is asked: typing this is the leave. The result goes to stdout.
     """
-    from mobilellm_mlx.tools.running import check_arguments, run_tool
+    from mobilellm_mlx.tools.checking import check_arguments
+    from mobilellm_mlx.tools.running import run_tool
 
     if whole is not None and pairs:
         raise click.UsageError("Give KEY=VALUE or --json, not both.")

@@ -214,11 +214,6 @@ class Approvals:
             else:
                 self._change(lambda rules: tuple(kept for kept in rules if kept != rule))
 
-    def forget_session(self) -> None:
-        """Forget what was allowed for this session."""
-        with self._lock:
-            self._session = ()
-
     def take_problems(self) -> list[str]:
         """What was wrong with the file, as sentences; each is given once."""
         with self._lock:

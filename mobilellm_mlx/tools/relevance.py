@@ -133,11 +133,6 @@ def _plain(text: str) -> str:
     return " ".join(said.casefold().replace("’", "'").split())
 
 
-def shared_words(value: str, said: str) -> int:
-    """How many telling words a value has in common with what was said."""
-    return len(telling_words(value) & telling_words(said))
-
-
 def telling_words(text: str) -> set[str]:
     """The words of a text that say something."""
     return _telling(words(text))

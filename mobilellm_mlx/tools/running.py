@@ -11,10 +11,7 @@ from typing import Any
 
 from mobilellm_mlx.errors import MobileLLMError
 from mobilellm_mlx.plain import printable
-from mobilellm_mlx.tools.checking import check_arguments
 from mobilellm_mlx.tools.tool import MAX_RESULT, Outcome, Status, Tool
-
-__all__ = ["check_arguments", "clean_text", "run_tool"]
 
 _TICK_S = 0.02
 """How often the flag of a turn is looked at; nothing tells a thread of two events at once."""

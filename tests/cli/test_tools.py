@@ -11,7 +11,7 @@ import pytest
 
 from mobilellm_mlx import cli
 from mobilellm_mlx.chat.store import history_path
-from mobilellm_mlx.cli.toolbox import Workbench, make_toolbox
+from mobilellm_mlx.cli.toolbox import Workbench
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.settings import load_settings, save_setting
 
@@ -197,7 +197,7 @@ def test_a_name_that_is_taken_is_left_out_of_the_file_of_the_settings(own: str) 
         assert bench.toolbox().find("join").source == f"file:{own}"
         assert "`calculator` of file:" in bench.problems[0]
     with pytest.raises(ToolError, match="two tools are called"):
-        make_toolbox(load_settings()[0], [own])
+        Workbench(load_settings()[0], [own], servers=False)
 
 
 def test_looking_for_earlier_chats_makes_no_history(run: Run) -> None:

@@ -80,8 +80,6 @@ def test_what_is_allowed_for_this_session_ends_with_it(path: Path) -> None:
     approvals.remember(note(), "session")
     assert approvals.decide(note()) == "session"
     assert Approvals(path).decide(note()) is None
-    approvals.forget_session()
-    assert approvals.decide(note()) is None
 
 
 def test_what_is_allowed_always_holds_in_the_next_session(path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mobilellm_mlx.tools.builtin import Surroundings, builtin_tools
 from mobilellm_mlx.tools.command import Ran
-from mobilellm_mlx.tools.relevance import Relevance, shared_words, words
+from mobilellm_mlx.tools.relevance import Relevance, telling_words, words
 from mobilellm_mlx.tools.tool import Example, Tool
 
 REQUESTS = [
@@ -336,8 +336,10 @@ def test_live_values_that_fail_are_no_error() -> None:
 
 def test_words_are_compared_without_their_endings() -> None:
     assert words("Timers timer timing, notes: NOTE's") == ["timer", "timer", "tim", "note", "note"]
-    assert shared_words("Morning routine.txt", "run the MORNING routines") == 2
-    assert shared_words("the", "the") == 0
+    assert (
+        len(telling_words("Morning routine.txt") & telling_words("run the MORNING routines")) == 2
+    )
+    assert not telling_words("the")
 
 
 def test_no_message_keeps_it_busy(tools: list[Tool]) -> None:

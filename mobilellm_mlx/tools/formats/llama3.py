@@ -12,9 +12,9 @@ from mobilellm_mlx.tools.formats.reading import (
     as_data,
     check_length,
     compact,
+    functions,
     make_call,
     read_json,
-    told,
 )
 from mobilellm_mlx.tools.formats.tagged import ANYTHING, call_rules
 from mobilellm_mlx.tools.tool import Call
@@ -37,8 +37,7 @@ class Llama3:
     declines = False
 
     def render_tools(self, offered: Sequence[Offered]) -> str:
-        tools = (f'{{"type":"function","function":{told(each)}}}' for each in offered)
-        return _TOOLS.format(tools="\n".join(tools))
+        return _TOOLS.format(tools=functions(offered))
 
     def render_calls(self, calls: Sequence[Call]) -> str:
         written = ({"name": call.name, "parameters": call.arguments} for call in calls)

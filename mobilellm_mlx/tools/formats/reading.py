@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from mobilellm_mlx.errors import ToolError
@@ -133,6 +134,11 @@ def told(offered: Offered) -> str:
     return as_data(compact(describe(offered)))
 
 
+def functions(offered: Iterable[Offered]) -> str:
+    """Tools as most formats list them, one on a line."""
+    return "\n".join(f'{{"type":"function","function":{told(each)}}}' for each in offered)
+
+
 def describe(offered: Offered) -> dict[str, Any]:
     """A tool as models are told about it: name, description and parameters.
 
@@ -148,17 +154,8 @@ def describe(offered: Offered) -> dict[str, Any]:
     return {
         "name": tool.name,
         "description": as_line(tool.description),
-        "parameters": _harmless(parameters),
+        "parameters": parameters,
     }
-
-
-def _harmless(value: Any) -> Any:
-    """A schema in which no word, name or value can end the block it is shown in."""
-    if isinstance(value, str):
-        return as_data(value)
-    if isinstance(value, dict):
-        return {as_data(str(key)): _harmless(part) for key, part in value.items()}
-    return [_harmless(part) for part in value] if isinstance(value, list) else value
 
 
 def _shortened(schema: Any) -> Any:
