@@ -159,6 +159,18 @@ async def test_a_click_answers_even_on_a_small_window(button: str, answer: Answe
         assert asked.app.answer == answer
 
 
+@pytest.mark.parametrize("button", ["once", "always", "reading", "deny"])
+async def test_a_tool_that_reads_can_be_answered_on_a_small_window_too(button: str) -> None:
+    request = make_request("1", replace(note().tool, reads_only=True), {"text": "milk"})
+    async with ask(request, size=(40, 10)) as asked:
+        assert await asked.pilot.click(f"#{button}")
+        given = asked.app.answer
+        assert isinstance(given, Answer)
+        assert (given.allowed, given.duration) == (
+            (False, "once") if button == "deny" else (True, button)
+        )
+
+
 async def test_the_call_its_origin_and_the_rule_are_shown() -> None:
     async with ask(make_request("1", READ, {"path": PATHS[0]})) as asked:
         text = asked.text()

@@ -15,11 +15,11 @@ from textual.screen import Screen
 from textual.widgets import Input, Static, TextArea
 
 from mobilellm_mlx.errors import StorageError
-from mobilellm_mlx.settings import Settings, load_settings, save_setting, settings_path
+from mobilellm_mlx.settings import SCHEMA, Settings, load_settings, save_setting, settings_path
 from tui.keymap import list_actions, usable
 from tui.screens.settings import SettingsScreen
 from tui.screens.settings.ask import KeyScreen, TextScreen
-from tui.screens.settings.lines import PAGES
+from tui.screens.settings.lines import PAGES, lines_of
 from tui.screens.settings.row import Row
 from tui.themes import THEMES
 
@@ -216,7 +216,7 @@ async def test_choices_and_switches_turn_with_keys_and_clicks() -> None:
 async def test_pages_are_chosen_with_the_mouse() -> None:
     async with desk() as house:
         await house.pilot.click(list(house.screen.query("PageName"))[3])
-        await house.until(lambda: "Interface (4 of 6)" in house.text())
+        await house.until(lambda: "Interface (4 of 7)" in house.text())
         await house.press("right")
         await house.until(lambda: house.app.changes)
         await house.pilot.click(list(house.screen.query("Hint"))[1])
@@ -397,3 +397,15 @@ def test_only_keys_that_work_reach_the_app(
     usual, problems = usable(keymap, ACTIONS)
     assert usual == good
     assert said in "\n".join(problems) and bool(said) == bool(problems)
+
+
+def test_every_setting_has_a_page() -> None:
+    """But for those that a page of their own makes: system prompts, keys, and servers of tools."""
+    shown = {group for page in PAGES for group in page.groups}
+    assert {setting.group for setting in SCHEMA} <= shown
+
+
+def test_folders_that_nobody_granted_are_none() -> None:
+    (page,) = (page for page in PAGES if page.title == "Tools")
+    aside = {line.title: line.aside for line in lines_of(page, Settings(), {}, ())}
+    assert (aside["Folders"], aside["Your own tools"]) == ("none", "none")

@@ -156,7 +156,6 @@ class ApprovalScreen(ModalScreen[Answer]):
         self._rule = Static(markup=False)
         self._answers = {name: Button(id=name, compact=True) for name in _ANSWERS}
         self._answers["reading"].display = tool.reads_only
-        self._answers["session"].set_class(tool.reads_only, "-reader")  # no room for both
 
     def compose(self) -> ComposeResult:
         tool = self._request.tool
@@ -254,6 +253,9 @@ class ApprovalScreen(ModalScreen[Answer]):
         keys = {
             found.binding.id: key for key, found in self.active_bindings.items() if found.enabled
         }
+        # A narrow window has no room for both; the key works all the same.
+        reads = self._request.tool.reads_only
+        self._answers["session"].display = not (reads and self.has_class("-narrow"))
         for name, (long, short) in _ANSWERS.items():
             key = keys.get(f"approval.{name}", "")
             text = short if self.has_class("-narrow") else long

@@ -37,6 +37,7 @@ PAGES = (
     Page("Chat", "values", ("chat", "model")),
     Page("Prompts", "presets"),
     Page("Interface", "values", ("interface",)),
+    Page("Tools", "values", ("tools",)),
     Page("Storage", "values", ("history", "cache")),
     Page("Keys", "keys"),
 )
@@ -134,6 +135,8 @@ def _when_unset(setting: Setting, recommended: Mapping[str, Any]) -> str:
         if (value := recommended.get(setting.name)) is not None:
             return f"model recommends {words(value)}"
         return _UNSET.get(setting.name, "as the model recommends")
+    if setting.group == "tools":
+        return "none"
     return {"model.default": "the usual one", "chat.preset": "none"}.get(
         setting.key, "the model's own"
     )
