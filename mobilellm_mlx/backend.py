@@ -22,7 +22,8 @@ from mobilellm_mlx.errors import InsufficientMemory, MobileLLMError, format_byte
 try:
     import mlx.core as mx
     import mlx.nn as nn
-    from mlx.utils import tree_flatten
+    import mlx.optimizers as optim
+    from mlx.utils import tree_flatten, tree_map, tree_unflatten
 except ImportError as error:  # mlx's Linux wheels come without a backend unless an extra names one
     raise MobileLLMError(
         f"MLX cannot be imported: {error}",
@@ -33,7 +34,18 @@ except ImportError as error:  # mlx's Linux wheels come without a backend unless
 BLAS: Blas = load_fast_blas()
 """The BLAS that CPU matrix products use."""
 
-__all__ = ["BLAS", "Backend", "backend", "fused", "mx", "nn", "tree_flatten"]
+__all__ = [
+    "BLAS",
+    "Backend",
+    "backend",
+    "fused",
+    "mx",
+    "nn",
+    "optim",
+    "tree_flatten",
+    "tree_map",
+    "tree_unflatten",
+]
 
 BackendName = Literal["metal", "cuda", "cpu"]
 _Function = TypeVar("_Function", bound=Callable[..., mx.array])
@@ -137,6 +149,11 @@ def allocation_errors(doing: str) -> Iterator[None]:
             held = format_bytes(mx.get_active_memory())
             raise InsufficientMemory(f"out of memory while {doing} ({held} held)") from error
         raise
+
+
+def as_number(array: mx.array) -> float:
+    """The number in an array of one element, computed if need be."""
+    return float(array.item())  # type: ignore[arg-type]
 
 
 def device_name() -> str:

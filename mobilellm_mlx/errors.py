@@ -18,6 +18,9 @@
     ├── InvalidInput           a prompt that is empty or not text
     ├── InvalidGrammar         a schema, pattern or grammar that cannot bind an answer
     ├── ToolError              a tool that is unknown, was called wrongly, or failed
+    ├── DataError              examples to train with that cannot be read or used
+    ├── AdapterError           an adapter that is damaged, unknown, or of another model
+    ├── TrainingError          a training that cannot begin, go on or be found
     └── EngineError            the engine was used after it ended, or failed inside
 
 The head line says what happened with the value and what was expected; ``hint`` says what to do.
@@ -124,6 +127,18 @@ class InvalidGrammar(MobileLLMError):
 
 class ToolError(MobileLLMError):
     """A tool that is unknown, was called with wrong arguments, refused, or failed."""
+
+
+class DataError(MobileLLMError):
+    """Examples that cannot be read or used; the message names file and line."""
+
+
+class AdapterError(MobileLLMError):
+    """An adapter that is damaged, unknown, or made for another model."""
+
+
+class TrainingError(MobileLLMError):
+    """A training that cannot begin, go on, or be found."""
 
 
 class EngineError(MobileLLMError):

@@ -74,6 +74,8 @@ class ModelLoaded(Event):
     fingerprint: str = ""
     """Of the model's files and of the form they are computed in: what was computed by a model of
     another fingerprint is not its own."""
+    adapter: str | None = None
+    """Name of what is on top of it; it is part of the fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,128 @@ class ToolEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryEstimated(Event):
+    """What a training will take, before it takes it. All in bytes, as float estimates rounded."""
+
+    name = "memory_estimated"
+    weights_bytes: int
+    """Of the base and, beside it, of what is trained."""
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    """The most that one forward and backward pass holds, logits included."""
+    total_bytes: int
+    available_bytes: int
+    fits: bool
+    remedies: list[str] = field(default_factory=list)
+    """Options that would make it smaller, with what each would save, most first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStarted(Event):
+    """A training begins, or goes on."""
+
+    name = "train_started"
+    run: str
+    path: str
+    """The directory of the run."""
+    model: str
+    method: str
+    trained_parameters: int
+    total_parameters: int
+    train_examples: int
+    valid_examples: int
+    steps: int
+    """Of the whole run; ``start_step`` of them were done before."""
+    steps_per_epoch: int
+    start_step: int = 0
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep(Event):
+    """One change of the weights. Losses are means over the tokens that count, in nats."""
+
+    name = "train_step"
+    step: int
+    """From 1 on."""
+    epoch: float
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    tokens: int
+    """That were learned from, in this run so far."""
+    tok_per_s: float
+    """All tokens of the step, also those that only stand in front."""
+    memory_bytes: int
+    peak_memory_bytes: int
+    elapsed_s: float
+    """Since the run began, pauses left out."""
+    left_s: float | None = None
+    """Until the end, when that can be said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validated(Event):
+    """The loss on examples that are not trained on, all of them, in the same order every time."""
+
+    name = "validated"
+    step: int
+    loss: float
+    is_best: bool
+    best_loss: float
+    best_step: int
+    tokens: int
+    elapsed_s: float
+    is_overfitting: bool = False
+    """The training's loss goes down while this one goes up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(Event):
+    """What the model answers at this point of its training, greedily."""
+
+    name = "sampled"
+    step: int
+    prompt: str
+    text: str
+    expected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved(Event):
+    """Everything needed to go on from here is on the disk."""
+
+    name = "checkpoint_saved"
+    step: int
+    path: str
+    is_best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack(Event):
+    """Something went wrong, and the run goes on from its last good state with a smaller rate."""
+
+    name = "rolled_back"
+    step: int
+    """At which it went wrong."""
+    to_step: int
+    reason: str
+    learning_rate: float
+    """The highest there will be from now on."""
+    tries_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPaused(Event):
+    """A training waits, its state saved; ``TrainStep`` says that it goes on."""
+
+    name = "train_paused"
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Summary(Event):
     """The last event of a job. ``error`` and ``hint`` are set when ``status`` is ``error``."""
 
@@ -260,6 +384,30 @@ class ConvertSummary(Summary):
 
 
 @dataclass(frozen=True, slots=True)
+class FuseSummary(ConvertSummary):
+    """The end of fusing an adapter into its base. What a conversion measures against the 16-bit
+    weights is here measured against the base with the adapter on it."""
+
+    job: str = "fuse"
+    adapter: str = ""
+    adapted_tensors: int = 0
+    relative_change: float | None = None
+    """Norm of the adapter's change over the norm of the weights that it changes."""
+    share_kept: float | None = None
+    """How much of the change is left after packing, along the change: 1 is all of it."""
+    cosine: float | None = None
+    """Between the change and what is left of it; below 1 for what rounding added."""
+    adapter_kl: float | None = None
+    """Mean KL divergence of the base with the adapter from the base alone: what ``mean_kl``, the
+    rounding's, is to be compared with."""
+    adapter_top1: float | None = None
+    tensors: list[dict[str, Any]] = field(default_factory=list)
+    """The three figures of every changed tensor, by ``name``."""
+    dry_run: bool = False
+    """Nothing was kept."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExportSummary(Summary):
     """The end of an export."""
 
@@ -302,6 +450,39 @@ class EvalSummary(Summary):
     of a run that was stopped are of what it had done."""
 
 
+TrainEnd = Literal["finished", "early stop", "stopped", "diverged", "error"]
+"""Why a training ended: all steps done, no better for long, somebody stopped it, it went wrong four
+times, or it could not go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSummary(Summary):
+    """The end of a training."""
+
+    job: str = "train"
+    run: str = ""
+    path: str = ""
+    """The directory of the run; ``mobilellm train resume`` goes on from there."""
+    reason: TrainEnd = "finished"
+    adapter: str | None = None
+    """Name of the adapter in the registry; None where none was made."""
+    model_path: str | None = None
+    """Directory of the new model, after full fine-tuning."""
+    step: int = 0
+    steps: int = 0
+    tokens: int = 0
+    first_loss: float | None = None
+    """On the validation examples before the first step."""
+    last_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    test_loss: float | None = None
+    train_s: float = 0.0
+    tok_per_s: float = 0.0
+    estimated_memory_bytes: int = 0
+    peak_memory_bytes: int = 0
+
+
 _EVENTS: dict[str, type[Event]] = {
     kind.name: kind
     for kind in (
@@ -315,14 +496,24 @@ _EVENTS: dict[str, type[Event]] = {
         ToolCalled,
         ToolAllowed,
         ToolEnded,
+        MemoryEstimated,
+        TrainStarted,
+        TrainStep,
+        Validated,
+        Sampled,
+        CheckpointSaved,
+        RolledBack,
+        TrainPaused,
         Summary,
     )
 }
 _SUMMARIES: dict[str, type[Summary]] = {
     "generate": GenerationSummary,
     "convert": ConvertSummary,
+    "fuse": FuseSummary,
     "export": ExportSummary,
     "eval": EvalSummary,
+    "train": TrainSummary,
     "save_cache": CacheSummary,
     "restore_cache": CacheSummary,
 }

@@ -9,7 +9,9 @@ heads, E head dim, F feed-forward, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from mobilellm_mlx.backend import fused, mx, nn, tree_flatten
 from mobilellm_mlx.models.cache import Cache, make_cache
@@ -95,11 +97,20 @@ class MLP(nn.Module):
         return self.down_proj(_swiglu(self.gate_proj(x), self.up_proj(x)))  # (B, L, F) inside
 
 
+@dataclass(slots=True)
+class Turn:
+    """Which of its runs a block is in; adapters that differ from run to run look at it."""
+
+    runs: int
+    run: int = 0
+
+
 class Block(nn.Module):
     """One pre-norm transformer block."""
 
     def __init__(self, config: ModelConfig, layer: LayerConfig):
         super().__init__()
+        self.turn = Turn(layer.runs)
         self._feed_forward = config.feed_forward_name
         attends = layer.attention != "none"
         if attends:
@@ -109,8 +120,9 @@ class Block(nn.Module):
             self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def __call__(self, x: mx.array, cache: Cache | None) -> mx.array:
+    def __call__(self, x: mx.array, cache: Cache | None, run: int = 0) -> mx.array:
         """Hidden states (B, L, D) to hidden states (B, L, D); no attention, no cache."""
+        self.turn.run = run
         if cache is not None:
             x = x + self.self_attn(self.input_layernorm(x), cache)
         return x + self[self._feed_forward](self.post_attention_layernorm(x))
@@ -125,6 +137,8 @@ class Transformer(nn.Module):
         self.layers = [Block(config, layer) for layer in config.layers]
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self._kinds = config.layers
+        self.recomputes = False
+        """Whether training computes blocks a second time instead of keeping what is inside them."""
 
     def __call__(self, tokens: mx.array, caches: Sequence[Cache]) -> mx.array:
         """Token ids (B, L) to final hidden states (B, L, D)."""
@@ -132,9 +146,23 @@ class Transformer(nn.Module):
         x = self.embed_tokens(tokens).astype(self.norm.weight.dtype)  # (B, L, D)
         remaining = iter(caches)
         for block, kind in zip(self.layers, self._kinds, strict=True):
-            for _ in range(kind.runs):
-                x = block(x, None if kind.attention == "none" else next(remaining))
+            for run in range(kind.runs):
+                cache = None if kind.attention == "none" else next(remaining)
+                x = (_recomputed(block) if self.recomputes else block)(x, cache, run)
         return self.norm(x)
+
+
+def _recomputed(block: Block) -> Callable[[mx.array, Cache | None, int], mx.array]:
+    """A block of which only inputs and output are kept for the backward pass."""
+
+    def call(x: mx.array, cache: Cache | None, run: int) -> mx.array:
+        def inner(parameters: Any, x: mx.array) -> mx.array:
+            block.update(parameters)
+            return block(x, cache, run)
+
+        return mx.checkpoint(inner)(block.trainable_parameters(), x)
+
+    return call
 
 
 class LanguageModel(nn.Module):

@@ -1,0 +1,237 @@
+"""Everything that a training needs to go on from a step, on the disk, whole or not at all.
+
+A checkpoint is a directory named by its step. It is written under a hidden name and renamed, so one
+that can be seen is complete; the newest is gone on from, the best is kept beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mobilellm_mlx.backend import mx, tree_flatten, tree_unflatten
+from mobilellm_mlx.errors import StorageError, TrainingError, WeightsError
+from mobilellm_mlx.weights import read_safetensors_header
+
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_BEST = "best"
+_KEPT = 2
+"""Newest checkpoints that are kept: should the disk damage one, there is one before it."""
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Where a training is, beside its weights.
+
+    Attributes:
+        step: steps done.
+        epoch: the epoch that comes next, or is under way.
+        batch: batches of it that are done.
+        tokens: learned from so far.
+        elapsed_s: spent so far, pauses left out.
+        first_loss: on the validation examples before the first step.
+        last_loss: the newest of these losses.
+        best_loss: the lowest.
+        best_step: at which that was.
+        worse: validations since then.
+        rate_factor: what the learning rate is multiplied by; halved after every accident.
+        tries_left: accidents that may still happen.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    worse: int = 0
+    rate_factor: float = 1.0
+    tries_left: int = 3
+
+
+class Checkpoints:
+    """Those of one run.
+
+    Args:
+        directory: of the run's checkpoints; made when it is first written to.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+
+    def save(
+        self, state: TrainState, weights: Mapping[str, mx.array], optimizer: Any, *, is_best: bool
+    ) -> Path:
+        """Write one for ``state.step``, and let go of those that are no longer needed.
+
+        Raises:
+            StorageError: when it cannot be written; the ones before stay as they are.
+        """
+        target = self._path(state.step)
+        aside = self._directory / f".{target.name}.{os.getpid()}"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            _write_arrays(aside / WEIGHTS, dict(weights))
+            _write_arrays(aside / OPTIMIZER, dict(tree_flatten(optimizer)))
+            _write_text(aside / STATE, json.dumps(asdict(state), indent=1))
+            if target.exists():  # after an accident the same step is written again
+                stale = aside.with_name(f"{aside.name}.old")
+                target.rename(stale)
+                aside.rename(target)
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                aside.rename(target)
+            _sync(self._directory)
+            if is_best:
+                self._point(target.name)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StorageError(
+                f"the checkpoint of step {state.step} could not be written to "
+                f"`{self._directory}`: {reason}",
+                "make room on the disk; the run goes on from the checkpoint before with "
+                "`mobilellm train resume`",
+            ) from error
+        self._sweep()
+        return target
+
+    def latest(self) -> Path | None:
+        """The newest one that is whole; None where there is none."""
+        return next((path for path in self._newest_first() if _is_whole(path)), None)
+
+    def best(self) -> Path | None:
+        """The one with the lowest loss; None where there is none."""
+        try:
+            name = (self._directory / _BEST).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
+        path = self._directory / name
+        return path if name.isdecimal() and _is_whole(path) else None
+
+    def forget_after(self, step: int) -> None:
+        """Remove what is newer than a step: an accident made it worthless."""
+        for path in self._newest_first():
+            if int(path.name) > step:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _path(self, step: int) -> Path:
+        return self._directory / f"{step:08d}"
+
+    def _newest_first(self) -> list[Path]:
+        with suppress(OSError):
+            found = [p for p in self._directory.iterdir() if p.name.isdecimal() and p.is_dir()]
+            return sorted(found, key=lambda path: -int(path.name))
+        return []
+
+    def _point(self, name: str) -> None:
+        aside = self._directory / f".{_BEST}.{os.getpid()}"
+        _write_text(aside, name + "\n")
+        aside.replace(self._directory / _BEST)
+
+    def _sweep(self) -> None:
+        """Remove old ones, and what a killed run left half-written."""
+        kept = {path.name for path in self._newest_first()[:_KEPT]}
+        if (best := self.best()) is not None:
+            kept.add(best.name)
+        for path in self._newest_first():
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            for path in self._directory.glob(".[0-9]*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def read_state(path: Path) -> TrainState:
+    """The state in a checkpoint.
+
+    Raises:
+        TrainingError: when it is damaged.
+    """
+    try:
+        values = json.loads((path / STATE).read_bytes())
+        known = {field.name for field in fields(TrainState)}
+        if not isinstance(values, dict) or set(values) != known:
+            raise ValueError("it has other fields than this program writes")
+        _check_numbers(values)
+        return TrainState(**values)
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrainingError(
+            f"the checkpoint `{path}` cannot be read: {error}", "remove it to use the one before"
+        ) from error
+
+
+def read_arrays(path: Path) -> dict[str, mx.array]:
+    """The arrays of a checkpoint's file, by name.
+
+    Raises:
+        WeightsError: when the file is damaged.
+    """
+    expected = read_safetensors_header(path)
+    if not expected:
+        return {}
+    try:
+        loaded = mx.load(str(path))
+    except (RuntimeError, ValueError) as error:
+        raise WeightsError(f"`{path}` cannot be read: {error}") from error
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def read_optimizer(path: Path) -> Any:
+    """The optimiser's state in a checkpoint, as a tree.
+
+    Raises:
+        WeightsError: when the file is damaged.
+    """
+    return tree_unflatten(list(read_arrays(path / OPTIMIZER).items()))
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    optional = {"first_loss", "last_loss", "best_loss", "best_step"}
+    for name, value in values.items():
+        if value is None and name in optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"`{name}` is no number")
+        if name in ("step", "epoch", "batch", "tokens", "tries_left") and (
+            not isinstance(value, int) or value < 0
+        ):
+            raise ValueError(f"`{name}` is no count")
+
+
+def _is_whole(path: Path) -> bool:
+    return all((path / name).is_file() for name in (WEIGHTS, OPTIMIZER, STATE))
+
+
+def _write_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
+    mx.save_safetensors(str(path), arrays)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Make renames in a directory last through a power cut, where the system can."""
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,421 @@
+"""The one training loop: LoRA, DoRA and full fine-tuning differ in what is trainable.
+
+A run is a function of its configuration, data and seed: which examples come when, what dropout
+leaves out and how fast it goes follow from the number of the step. So a run that was killed goes on
+from its last checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mobilellm_mlx.backend import (
+    allocation_errors,
+    as_number,
+    backend,
+    mx,
+    tree_flatten,
+    tree_unflatten,
+)
+from mobilellm_mlx.errors import InsufficientMemory, TrainingError
+from mobilellm_mlx.events import (
+    CheckpointSaved,
+    Event,
+    RolledBack,
+    Sampled,
+    TrainEnd,
+    TrainPaused,
+    TrainStep,
+    Validated,
+)
+from mobilellm_mlx.models import LanguageModel
+from mobilellm_mlx.models.uncached import make_uncached
+from mobilellm_mlx.training.batches import Batch, Order, Row, in_order, make_batch
+from mobilellm_mlx.training.checkpoint import (
+    WEIGHTS,
+    Checkpoints,
+    TrainState,
+    read_arrays,
+    read_optimizer,
+    read_state,
+)
+from mobilellm_mlx.training.config import TrainConfig
+from mobilellm_mlx.training.data.example import Example
+from mobilellm_mlx.training.guard import Guard
+from mobilellm_mlx.training.loss import only_loss, summed_loss
+from mobilellm_mlx.training.optimizer import (
+    build_optimizer,
+    gradient_norm,
+    learning_rate,
+    scaled,
+)
+from mobilellm_mlx.training.workers import Workers
+
+Want = Literal["run", "pause", "stop"]
+_POLL_S = 0.3
+_VALIDATIONS = 10
+"""In a run whose configuration leaves their number open."""
+REMEDIES = (
+    "use a smaller `--batch-size` (with `--accumulate` the steps stay the same), a smaller "
+    "`--max-tokens`, or `--checkpoint-layers`"
+)
+
+
+class Trainer:
+    """Trains what is trainable of a network.
+
+    Args:
+        model: with its adapters, or unfrozen.
+        config: of the run.
+        train: examples to learn from, at least one.
+        valid: examples to judge by; may be empty.
+        checkpoints: of the run.
+        want: what the person wants, looked at between steps.
+        sample: answers some prompts at a step.
+        workers: the processes that share the work.
+        compiled: whether steps are compiled; None where that pays.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        config: TrainConfig,
+        train: Sequence[Example],
+        valid: Sequence[Example],
+        checkpoints: Checkpoints,
+        *,
+        want: Callable[[], Want] = lambda: "run",
+        sample: Callable[[int], Iterator[Sampled]] = lambda step: iter(()),
+        workers: Workers | None = None,
+        compiled: bool | None = None,
+    ):
+        self._model, self._config = model, config
+        self._train, self._valid = train, valid
+        self._checkpoints, self._want, self._sample = checkpoints, want, sample
+        self._workers = workers or Workers()
+        self._order = Order(
+            train, config.batch_size, config.seed, config.max_tokens if config.pack else None
+        )
+        self.steps_per_epoch = math.ceil(len(self._order) / config.accumulate)
+        self.steps = config.steps or max(1, math.ceil(config.epochs * self.steps_per_epoch))
+        self._validate_every = config.validate_every or max(1, self.steps // _VALIDATIONS)
+        self.state = TrainState()
+        self.ended: TrainEnd = "finished"
+        self._optimizer = build_optimizer(config)
+        self._optimizer.init(model.trainable_parameters())
+        self._guard = Guard()
+        self._step_s: list[float] = []
+        self._saved_step: int | None = None
+        model.model.recomputes = config.checkpoint_layers
+        self._gradients = self._make_gradients(
+            backend().name != "cpu" if compiled is None else compiled
+        )
+
+    # ---------------------------------------------------------------- going on
+
+    def resume(self) -> bool:
+        """Take up the newest checkpoint; whether there was one.
+
+        Raises:
+            TrainingError: when it does not fit this training.
+            WeightsError: when it is damaged.
+        """
+        path = self._checkpoints.latest()
+        if path is not None:
+            self._take_up(path)
+        return path is not None
+
+    def _take_up(self, path: Path) -> None:
+        state = read_state(path)
+        weights = read_arrays(path / WEIGHTS)
+        held = dict(tree_flatten(self._model.trainable_parameters()))
+        if {n: a.shape for n, a in weights.items()} != {n: a.shape for n, a in held.items()}:
+            raise TrainingError(
+                f"the checkpoint `{path}` is of a network with other trained parameters",
+                "start a new run",
+            )
+        self._model.update(tree_unflatten(list(weights.items())))
+        self._optimizer.state = read_optimizer(path)
+        mx.eval(self._model.trainable_parameters(), self._optimizer.state)
+        self.state, self._saved_step = state, state.step
+
+    def run(self) -> Iterator[Event]:
+        """All steps that are left, as they are done.
+
+        Raises:
+            InsufficientMemory: when the backend runs out of it.
+            StorageError: when a checkpoint cannot be written.
+        """
+        self._model.train()
+        self.ended = "finished"
+        try:
+            with allocation_errors("training"):
+                yield from self._steps()
+        except InsufficientMemory as error:
+            raise InsufficientMemory(error.message, REMEDIES) from error
+        finally:
+            self._model.eval()
+
+    def _steps(self) -> Iterator[Event]:
+        if self.state.step == 0 and self._saved_step is None:
+            yield from self._validate()
+            yield from self._save()  # what an accident at the first steps goes back to
+        while self.state.step < self.steps and self._goes_on():
+            yield from self._heed()
+            before = self.state.step
+            if self._goes_on():
+                yield from self._next_step()
+            if not self._goes_on():
+                return
+            if self.state.step <= before:
+                continue  # an accident led back
+            done = self.state.step == self.steps
+            if done or self.state.step % self._validate_every == 0:
+                yield from self._validate()
+                if not math.isfinite(self.state.last_loss or 0.0):
+                    yield from self._roll_back("the loss on the validation examples is no number")
+                    continue
+                yield from self._save()
+                if not done and self._config.patience and self.state.worse >= self._config.patience:
+                    self.ended = "early stop"
+                    return
+            elif self._config.save_every and self.state.step % self._config.save_every == 0:
+                yield from self._save()
+
+    def _goes_on(self) -> bool:
+        return self.ended == "finished"
+
+    def _heed(self) -> Iterator[Event]:
+        """Do what the person wants: the processes agree on it, and the first one decides."""
+        wanted = self._agreed()
+        if wanted == "pause":
+            yield from self._save()
+            yield TrainPaused(self.state.step)
+            while (wanted := self._agreed()) == "pause":
+                time.sleep(_POLL_S)
+        if wanted == "stop":
+            yield from self._save()
+            self.ended = "stopped"
+
+    def _agreed(self) -> Want:
+        words: tuple[Want, ...] = ("run", "pause", "stop")
+        own = words.index(self._want()) if self._workers.leads else 0
+        (number,) = self._workers.sum_numbers(float(own))
+        return words[int(number)]
+
+    # ---------------------------------------------------------------- one step
+
+    def _next_step(self) -> Iterator[Event]:
+        started = time.perf_counter()
+        state, config = self.state, self._config
+        batches = self._order.epoch(state.epoch)
+        group = batches[state.batch : state.batch + config.accumulate]
+        gradients, loss_sum, learned, total = self._summed_gradients(group)
+        gradients = self._workers.sum(gradients)
+        loss_sum, learned, total = self._workers.sum_numbers(loss_sum, learned, total)
+        gradients = scaled(gradients, 1 / max(1.0, learned))
+        norm = gradient_norm(gradients)
+        mx.eval(gradients, norm)
+        loss, length = loss_sum / max(1.0, learned), as_number(norm)
+        if complaint := self._guard.complaint(loss, length):
+            yield from self._roll_back(complaint)
+            return
+        if config.clip and length > config.clip:
+            gradients = scaled(gradients, config.clip / length)
+        rate = learning_rate(config, state.step + 1, self.steps) * state.rate_factor
+        self._optimizer.learning_rate = rate
+        self._optimizer.update(self._model, gradients)
+        mx.eval(self._model.trainable_parameters(), self._optimizer.state)
+        del gradients
+        state.step += 1
+        state.tokens += int(learned)
+        state.batch += len(group)
+        epoch = state.epoch + state.batch / len(batches)
+        if state.batch >= len(batches):
+            state.epoch, state.batch = state.epoch + 1, 0
+        spent = time.perf_counter() - started
+        state.elapsed_s += spent
+        yield TrainStep(
+            step=state.step,
+            epoch=epoch,
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=length,
+            tokens=state.tokens,
+            tok_per_s=total / spent,
+            memory_bytes=mx.get_active_memory(),
+            peak_memory_bytes=mx.get_peak_memory(),
+            elapsed_s=state.elapsed_s,
+            left_s=self._left_s(spent),
+        )
+
+    def _summed_gradients(self, group: Sequence[Sequence[Row]]) -> tuple[Any, float, float, float]:
+        """Of this process's share of some batches: gradients, loss, tokens learned and read."""
+        summed: Any = None
+        loss_sum, learned, total = 0.0, 0, 0
+        for number, rows in enumerate(group):
+            if not (own := self._workers.share(rows)):
+                continue
+            batch = make_batch(self._train, own, packed=self._config.pack)
+            if self._config.dropout:
+                self._seed(number)
+            loss, gradients = self._gradients(*_arrays(batch))
+            if summed is None:
+                summed = gradients
+            else:
+                flat = dict(tree_flatten(gradients))
+                added = [(name, array + flat[name]) for name, array in tree_flatten(summed)]
+                summed = tree_unflatten(added)
+            mx.eval(loss, summed)
+            loss_sum += as_number(loss)
+            learned += batch.learned
+            total += batch.total
+        if summed is None:  # fewer rows than processes
+            zeros = [(n, mx.zeros_like(a)) for n, a in tree_flatten(self._trainable())]
+            summed = tree_unflatten(zeros)
+        if mx.get_cache_memory() > mx.get_active_memory():
+            mx.clear_cache()
+        return summed, loss_sum, learned, total
+
+    def _trainable(self) -> Any:
+        return self._model.trainable_parameters()
+
+    def _seed(self, number: int) -> None:
+        """Dropout follows from the place in the run, so that going on needs nothing remembered."""
+        place = self.state.step * self._config.accumulate + number
+        mx.random.seed((self._config.seed * 1_000_003 + place * self._workers.size
+                        + self._workers.rank + 1) % 2**62)  # fmt: skip
+
+    def _make_gradients(self, compiled: bool) -> Callable[..., tuple[mx.array, Any]]:
+        model, chunk = self._model, self._config.loss_chunk
+
+        def loss(
+            parameters: Any,
+            tokens: mx.array,
+            segments: mx.array | None,
+            positions: mx.array,
+            targets: mx.array,
+            weights: mx.array,
+        ) -> mx.array:
+            model.update(parameters)
+            hidden = model.hidden(tokens, make_uncached(model.config, segments))
+            return summed_loss(model, hidden, positions, targets, weights, chunk)
+
+        gradients: Callable[..., tuple[mx.array, Any]] = mx.value_and_grad(loss)
+        if compiled:  # what is frozen is a constant to it
+            state = mx.random.state
+            gradients = mx.compile(gradients, inputs=state, outputs=state)
+
+        def call(*arrays: mx.array | None) -> tuple[mx.array, Any]:
+            parameters = model.trainable_parameters()
+            found: tuple[mx.array, Any] = gradients(parameters, *arrays)
+            model.update(parameters)  # tracing left its own arrays in the modules
+            return found
+
+        return call
+
+    def _left_s(self, spent: float) -> float | None:
+        """What is left to do, by the median of the newest steps; validations are left out."""
+        self._step_s = [*self._step_s[-24:], spent]
+        if len(self._step_s) < 3:
+            return None
+        return sorted(self._step_s)[len(self._step_s) // 2] * (self.steps - self.state.step)
+
+    # ---------------------------------------------------------------- judging, saving, going back
+
+    def measure(self, examples: Sequence[Example]) -> tuple[float, int]:
+        """Mean loss over all learned tokens of some examples, and how many there are."""
+        model = self._model
+        model.eval()
+        total, learned = 0.0, 0
+        for rows in in_order(examples, self._config.batch_size):
+            if not (own := self._workers.share(rows)):
+                continue
+            batch = make_batch(examples, own)
+            hidden = model.hidden(batch.tokens, make_uncached(model.config))
+            loss = only_loss(
+                model, hidden, batch.positions, batch.targets, batch.weights,
+                self._config.loss_chunk,
+            )  # fmt: skip
+            total += as_number(loss)
+            learned += batch.learned
+        model.train()
+        total, count = self._workers.sum_numbers(total, learned)
+        return total / max(1.0, count), int(count)
+
+    def _validate(self) -> Iterator[Event]:
+        if self._valid:
+            started = time.perf_counter()
+            loss, tokens = self.measure(self._valid)
+            state = self.state
+            climbs = state.last_loss is not None and loss > state.last_loss
+            state.last_loss = loss
+            if state.first_loss is None:
+                state.first_loss = loss
+            is_best = state.best_loss is None or loss < state.best_loss
+            if is_best:
+                state.best_loss, state.best_step, state.worse = loss, state.step, 0
+            else:
+                state.worse += 1
+            spent = time.perf_counter() - started
+            state.elapsed_s += spent
+            assert state.best_loss is not None and state.best_step is not None
+            yield Validated(
+                step=state.step,
+                loss=loss,
+                is_best=is_best,
+                best_loss=state.best_loss,
+                best_step=state.best_step,
+                tokens=tokens,
+                elapsed_s=spent,
+                is_overfitting=climbs and state.worse >= 2,
+            )
+        self._model.eval()
+        yield from self._sample(self.state.step)
+        self._model.train()
+
+    def _save(self) -> Iterator[Event]:
+        if self._saved_step == self.state.step:
+            return
+        self._saved_step = self.state.step
+        if not self._workers.leads:
+            return
+        is_best = self.state.best_step == self.state.step or not self._valid
+        yield CheckpointSaved(self.state.step, str(self._write(is_best)), is_best)
+
+    def _write(self, is_best: bool) -> Any:
+        weights = dict(tree_flatten(self._model.trainable_parameters()))
+        return self._checkpoints.save(self.state, weights, self._optimizer.state, is_best=is_best)
+
+    def _roll_back(self, complaint: str) -> Iterator[Event]:
+        """Go back to where all was well with half the rate; the fourth time is the end.
+
+        That is the best checkpoint: newer ones may be of a time when it had begun to go wrong.
+        """
+        failed, tries = self.state.step + 1, self.state.tries_left - 1
+        factor = self.state.rate_factor / 2
+        path = (self._checkpoints.best() if self._valid else None) or self._checkpoints.latest()
+        if tries < 0 or path is None:
+            self.ended = "diverged"
+            return
+        self._take_up(path)
+        self._guard = Guard()
+        self.state.tries_left, self.state.rate_factor = tries, factor
+        if self._workers.leads:  # a kill must not bring the high rate back
+            self._checkpoints.forget_after(self.state.step)
+            self._write(self.state.best_step == self.state.step or not self._valid)
+        yield RolledBack(
+            step=failed,
+            to_step=self.state.step,
+            reason=complaint,
+            learning_rate=self._config.learning_rate * factor,
+            tries_left=tries,
+        )
+
+
+def _arrays(batch: Batch) -> tuple[mx.array | None, ...]:
+    return batch.tokens, batch.segments, batch.positions, batch.targets, batch.weights
