@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from mobilellm_mlx.engine import ChatEngine
+from mobilellm_mlx.engine import ChatEngine, Wearing
 from mobilellm_mlx.events import Event, GenerationSummary, PrefillProgress, TextDelta
 from mobilellm_mlx.grammar import Grammar
 from mobilellm_mlx.messages import Message
@@ -56,6 +56,7 @@ def call_tools(
     offered: Sequence[Offered],
     options: GenerationOptions | None = None,
     cancel: threading.Event | None = None,
+    adapter: Wearing = "same",
 ) -> Generator[Event, None, Calls]:
     """Ask which tools the end of a conversation wants, and with which arguments.
 
@@ -69,6 +70,7 @@ def call_tools(
         offered: tools to choose from, at least one.
         options: for speech.
         cancel: stops it.
+        adapter: to answer questions about tools alone with.
 
     Raises:
         ToolError: when an unbound answer cannot be read.
@@ -81,7 +83,7 @@ def call_tools(
     try:
         ask = next(asks)
         while True:
-            answer = yield from _put(engine, ask, options, cancel, found)
+            answer = yield from _put(engine, ask, options, cancel, found, adapter)
             if answer is None:
                 found.is_cut = True
                 asks.close()
@@ -100,6 +102,7 @@ def _put(
     options: GenerationOptions | None,
     cancel: threading.Event,
     found: Calls,
+    adapter: Wearing,
 ) -> Generator[Event, None, str | None]:
     """Put one question to the model; None when its answer was cut."""
     speaks = ask.opening is not None
@@ -108,7 +111,10 @@ def _put(
         chosen = replace(options, stop=())
     speech = _Speech(ask.opening or "")
     summary: GenerationSummary | None = None
-    job = engine.chat(ask.messages, chosen, cancel, ask.begun, ask.grammar, aside=not speaks)
+    job = engine.chat(
+        ask.messages, chosen, cancel, ask.begun, ask.grammar,
+        aside=not speaks, adapter="same" if speaks else adapter,
+    )  # fmt: skip
     with closing(job) as events:  # type: ignore[type-var]
         for event in events:
             if isinstance(event, GenerationSummary):

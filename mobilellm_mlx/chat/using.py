@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from mobilellm_mlx.chat.calling import Calls, call_tools
 from mobilellm_mlx.chat.records import ToolUse, make_id
-from mobilellm_mlx.engine import ChatEngine
+from mobilellm_mlx.engine import ChatEngine, Wearing
 from mobilellm_mlx.errors import (
     ContextOverflow,
     InsufficientMemory,
@@ -17,7 +18,15 @@ from mobilellm_mlx.errors import (
     MobileLLMError,
     ToolError,
 )
-from mobilellm_mlx.events import Event, Notice, ToolAllowed, ToolCalled, ToolEnded, ToolsOffered
+from mobilellm_mlx.events import (
+    Event,
+    ModelLoaded,
+    Notice,
+    ToolAllowed,
+    ToolCalled,
+    ToolEnded,
+    ToolsOffered,
+)
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.tools.approval import Approvals, By, make_request
@@ -33,6 +42,19 @@ MAX_CALLS = 10
 """Calls in one turn; some formats can hold several at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An adapter that makes a model better at calls.
+
+    Attributes:
+        adapter: its directory.
+        style: the manner of asking that it was trained on.
+    """
+
+    adapter: Path
+    style: Style
+
+
 @dataclass(slots=True)
 class ToolKit:
     """What a session needs to use tools.
@@ -44,6 +66,7 @@ class ToolKit:
         reads_freely: whether tools that only read may run without being asked for.
         style: the manner of asking; empty takes what the model was trained on.
         is_on: whether the model is offered tools at all.
+        caller: finds the adapter for calls of a model, if there is one.
     """
 
     toolbox: Toolbox
@@ -52,12 +75,19 @@ class ToolKit:
     reads_freely: bool = False
     style: str = ""
     is_on: bool = True
+    caller: Callable[[ModelLoaded], Caller | None] | None = None
 
     def style_for(self, engine: ChatEngine) -> Style:
-        """The manner of asking that suits a model."""
+        """The manner of asking that suits a model without an adapter for calls."""
         from mobilellm_mlx.tools.styles import find_style, style_for
 
         return find_style(self.style) if self.style else style_for(engine.template)
+
+    def caller_for(self, engine: ChatEngine) -> Caller | None:
+        """The adapter for calls of the model in memory, unless another manner is wanted."""
+        if self.style or self.caller is None or engine.info is None:
+            return None
+        return self.caller(engine.info)
 
 
 Prompt = Callable[[Sequence[ToolUse], str], Sequence[Message]]
@@ -112,7 +142,9 @@ def use_tools(
         done: keys of calls that were made for this question before; see ``Way``.
     """
     work = Work(done)
-    style = kit.style_for(engine)
+    caller = kit.caller_for(engine)
+    style = caller.style if caller else kit.style_for(engine)
+    adapter: Wearing = caller.adapter if caller else "same"
     seen: set[str] = set()
     for _ in range(min(style.rounds, MAX_ROUNDS)):
         offered = kit.toolbox.offer(said)
@@ -122,7 +154,9 @@ def use_tools(
         work.instructions = style.instructions(offered)
         try:
             conversation = prompt(work.uses, work.instructions)
-            calls = yield from call_tools(engine, style, conversation, offered, options, cancel)
+            calls = yield from call_tools(
+                engine, style, conversation, offered, options, cancel, adapter
+            )
         except (ContextOverflow, InsufficientMemory, InvalidGrammar, ToolError) as error:
             yield Notice(f"no tool was used: {error.message}")
             work.calls, work.instructions = None, ""  # they may be what there was no room for

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilellm_mlx.errors import ToolError
+from mobilellm_mlx.errors import MobileLLMError, ToolError
 from mobilellm_mlx.tools.tool import Approve, Tool, deny
 from mobilellm_mlx.tools.toolbox import Toolbox
 from mobilellm_mlx.tools.userfile import load_user_tools
 
 if TYPE_CHECKING:
-    from mobilellm_mlx.chat.using import ToolKit
+    from mobilellm_mlx.chat.using import Caller, ToolKit
+    from mobilellm_mlx.events import ModelLoaded
     from mobilellm_mlx.settings import Settings
     from mobilellm_mlx.tools.mcp import Servers
 
@@ -174,4 +175,41 @@ def make_kit(settings: Settings, toolbox: Toolbox, approve: Approve | None = Non
         reads_freely=settings.get("tools.free_reading"),
         style="" if style == "auto" else style,
         is_on=settings.get("tools.use"),
+        caller=caller_for(settings),
     )
+
+
+def caller_for(settings: Settings) -> Callable[[ModelLoaded], Caller | None]:
+    """Finds the adapter for calls of a model, as the settings want it.
+
+    Args:
+        settings: ``tools.adapter`` is ``auto`` for the newest that fits the model, ``none``, or the
+            name of one.
+    """
+    found: dict[str, Caller | None] = {}
+
+    def find(model: ModelLoaded) -> Caller | None:
+        if model.path not in found:
+            found[model.path] = _find_caller(Path(model.path), settings.get("tools.adapter"))
+        return found[model.path]
+
+    return find
+
+
+def _find_caller(model: Path, wanted: str) -> Caller | None:
+    """The adapter of a name, or the newest, that is for calls alone and for this model."""
+    from mobilellm_mlx.adapters.identity import fits
+    from mobilellm_mlx.adapters.registry import Registry
+    from mobilellm_mlx.chat.using import Caller
+    from mobilellm_mlx.tools.formats import find_format
+    from mobilellm_mlx.tools.styles.calls_only import CallsOnly
+
+    if wanted == "none":
+        return None
+    with suppress(MobileLLMError, OSError):  # tools work without it too
+        for info in sorted(Registry().list(), key=lambda one: one.created, reverse=True):
+            if not info.tools or not info.tools.get("only_calls"):
+                continue
+            if wanted in ("auto", info.name) and fits(info, model):
+                return Caller(info.path, CallsOnly(find_format(str(info.tools.get("style")))))
+    return None

@@ -18,6 +18,7 @@ from mobilellm_mlx.errors import ConfigError
 Method = Literal["lora", "dora", "full"]
 LossOn = Literal["assistant", "last", "all"]
 OptimizerName = Literal["adamw", "adam", "lion", "adafactor", "muon", "sgd"]
+ToolFormat = Literal["", "hermes", "smollm2", "llama3", "paper"]
 Schedule = Literal["cosine", "linear", "constant"]
 
 
@@ -53,7 +54,9 @@ class TrainConfig:
     layers: str = _option("all", "Blocks that do: `all`, `last 8`, or numbers such as `0-3,29`.")
     per_run: bool = _option(False, "Shared blocks get one adapter for each of their runs.")
     optimizer: OptimizerName = _option("adamw", "The optimiser.", choices=OptimizerName)
-    learning_rate: float = _option(5e-4, "Highest learning rate.", least=0, most=10)
+    learning_rate: float = _option(
+        0.0, "Highest learning rate; 0 is 0.0005, or 0.00005 for full.", least=0, most=10
+    )
     weight_decay: float = _option(0.0, "Decay of the trained weights.", least=0, most=10)
     schedule: Schedule = _option(
         "cosine", "How the rate falls after the warm-up.", choices=Schedule
@@ -89,6 +92,13 @@ class TrainConfig:
         0.05, "Share set aside for validation where the data has none.", least=0, most=0.9
     )
     system: str = _option("", "System prompt in place of the data's own; `-` leaves theirs out.")
+    tool_format: ToolFormat = _option(
+        "", "How calls are written where the data has tools and the template has no form for them.",
+        choices=ToolFormat,
+    )  # fmt: skip
+    only_calls: bool = _option(
+        False, "The adapter is put on for calls of tools alone; the rest is the bare model's."
+    )
     template: str = _option("", "Chat template for a base model: `chatml`, or a Jinja file.")
     checkpoint_layers: bool = _option(False, "Compute blocks twice instead of keeping them.")
     loss_chunk: int = _option(512, "Tokens whose logits are held at a time.", least=16)
@@ -98,8 +108,18 @@ class TrainConfig:
             _check(option.name, getattr(self, option.name), option.metadata, option.default)
         if not self.modules:
             raise ConfigError("`modules` is empty, expected at least one name or pattern")
+        if self.only_calls and self.tool_format != "paper":
+            raise ConfigError(
+                "`only_calls` needs a format that can say that no call is wanted",
+                "set `tool_format` to `paper`",
+            )
         if self.steps == 0 and self.epochs <= 0:
             raise ConfigError("`steps` and `epochs` are 0, expected one of them above")
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return self.learning_rate or (5e-5 if self.method == "full" else 5e-4)
 
     @property
     def scale(self) -> float:
@@ -131,8 +151,8 @@ class TrainConfig:
 
 
 def options() -> tuple[Any, ...]:
-    """The fields: ``name``, ``type``, ``default``, and ``help``, ``choices``, ``least`` and ``most``
-    in their ``metadata``."""
+    """The fields: ``name``, ``type``, ``default``, and in their ``metadata`` ``help``, ``choices``,
+    ``least`` and ``most``."""
     return fields(TrainConfig)
 
 

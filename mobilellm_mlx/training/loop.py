@@ -163,6 +163,8 @@ class Trainer:
     def _steps(self) -> Iterator[Event]:
         if self.state.step == 0 and self._saved_step is None:
             yield from self._validate()
+            if not self._goes_on():
+                return
             yield from self._save()  # what an accident at the first steps goes back to
         while self.state.step < self.steps and self._goes_on():
             yield from self._heed()
@@ -176,8 +178,7 @@ class Trainer:
             done = self.state.step == self.steps
             if done or self.state.step % self._validate_every == 0:
                 yield from self._validate()
-                if not math.isfinite(self.state.last_loss or 0.0):
-                    yield from self._roll_back("the loss on the validation examples is no number")
+                if self.state.step <= before or not self._goes_on():
                     continue
                 yield from self._save()
                 if not done and self._config.patience and self.state.worse >= self._config.patience:
@@ -351,6 +352,9 @@ class Trainer:
         if self._valid:
             started = time.perf_counter()
             loss, tokens = self.measure(self._valid)
+            if not math.isfinite(loss):
+                yield from self._roll_back("the loss on the validation examples is no number")
+                return
             state = self.state
             climbs = state.last_loss is not None and loss > state.last_loss
             state.last_loss = loss
@@ -412,7 +416,7 @@ class Trainer:
             step=failed,
             to_step=self.state.step,
             reason=complaint,
-            learning_rate=self._config.learning_rate * factor,
+            learning_rate=self._config.rate * factor,
             tries_left=tries,
         )
 

@@ -11,7 +11,7 @@ from mobilellm_mlx.training.config import TrainConfig
 
 def build_optimizer(config: TrainConfig) -> Any:
     """The optimiser of MLX that a configuration names; its rate is set at every step."""
-    rate, decay = config.learning_rate, config.weight_decay
+    rate, decay = config.rate, config.weight_decay
     match config.optimizer:
         case "adamw":
             return optim.AdamW(rate, weight_decay=decay, bias_correction=True)
@@ -44,7 +44,7 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
         step: from 1 on.
         steps: of the whole run.
     """
-    top = config.learning_rate
+    top = config.rate
     warm = config.warmup * steps if config.warmup < 1 else config.warmup
     if step <= warm:
         return top * step / (warm + 1)

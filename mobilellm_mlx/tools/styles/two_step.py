@@ -61,7 +61,7 @@ class TwoStep:
 
     def fill(self, said: str, offered: Offered) -> Generator[Ask, str, dict[str, object]]:
         """The second step alone: the arguments of a tool that is chosen already."""
-        bound = mentioned(grounded([_copying(offered)], said)[0], said)
+        bound = mentioned(grounded([copying(offered)], said)[0], said)
         bound = with_evidence(bound, said)
         schema = argument_schema(bound)
         if not schema.get("properties"):
@@ -106,7 +106,7 @@ def _filling(said: str, offered: Offered) -> tuple[Message, ...]:
     return (Message("system", "\n".join(told)), *_turns(pairs), _request(said))
 
 
-def _copying(offered: Offered) -> Offered:
+def copying(offered: Offered) -> Offered:
     """A server's tool with all its plain texts bound to what was said.
 
     Nobody wrote down which of them can only be said. Left free, a small model fills them until it
