@@ -1,0 +1,1 @@
+"""A model and its adapter become one model."""
