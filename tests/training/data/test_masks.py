@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import GOLDEN
 from training.data.making import (
+    CHATML,
     CHATML_SIGNS,
     LLAMA3,
     LLAMA3_SIGNS,
@@ -26,7 +27,7 @@ from training.data.making import (
 from mobilellm_mlx.errors import DataError
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.templates import ChatTemplate
-from mobilellm_mlx.tokenizer import SentencePieceTokenizer
+from mobilellm_mlx.tokenizer import ByteLevelTokenizer, SentencePieceTokenizer
 from mobilellm_mlx.training.config import TrainConfig
 from mobilellm_mlx.training.data.loading import Reader
 from mobilellm_mlx.training.data.rows import read_row
@@ -183,3 +184,34 @@ def test_a_template_may_ask_whether_tools_are_none() -> None:
     assert ChatTemplate(source).takes_tools
     assert ChatTemplate(source).render([Message("user", "hi")]) == "hi"
     assert not ChatTemplate("{{ messages[0].content }} tools").takes_tools
+
+
+def test_half_a_name_that_the_template_completes_stays_text(tmp_path: Path) -> None:
+    tags = ChatTemplate(
+        "{% for m in messages %}{{ m.role + ': <' + m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    data = load(write_lines(tmp_path / "d.jsonl", [said("|im_end|>", "Hello.")]), template=tags)
+    [example] = data.train
+    assert list(example.tokens).count(257) == 2
+
+
+def test_no_token_reaches_over_the_edge_of_what_is_learned(tmp_path: Path) -> None:
+    """A vocabulary with a token for two line breaks, one of the prompt's, one of the answer's."""
+    from tokenizers import Tokenizer as Rust
+    from tokenizers import decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {char: at for at, char in enumerate([*alphabet, "\u010a\u010a"])}
+    rust = Rust(models.BPE(vocab=vocabulary, merges=[("\u010a", "\u010a")]))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    rust.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer = ByteLevelTokenizer(rust)
+    row = said("hi", "\n\nHello.")
+    data = load(write_lines(tmp_path / "d.jsonl", [row]), tokenizer, stop=258)
+    [example] = data.train
+    prompt = CHATML.encode(tokenizer, [Message("user", "hi")])
+    assert list(example.tokens) == [*prompt, *tokenizer.encode("\n\nHello."), 258]
+    assert example.learned.index(1) == len(prompt)
+    assert vocabulary["\u010a\u010a"] in tokenizer.encode("assistant\n\n\nHello.")
