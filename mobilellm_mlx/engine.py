@@ -16,18 +16,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from mobilellm_mlx.errors import EngineError
-from mobilellm_mlx.events import Event, ModelLoaded
+from mobilellm_mlx.errors import EngineError, MobileLLMError
+from mobilellm_mlx.events import Event, ModelLoaded, Notice
 from mobilellm_mlx.grammar import Grammar
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 
 if TYPE_CHECKING:
+    from mobilellm_mlx.adapters.wearing import Wardrobe
     from mobilellm_mlx.decoding import Generator
 
 Work = Callable[[], Iterator[Event]]
+Wearing = Path | Literal["same"] | None
+"""Directory of the adapter to answer with; None for none."""
 
 
 class ChatEngine(Protocol):
@@ -63,6 +66,7 @@ class ChatEngine(Protocol):
         grammar: Grammar | None = None,
         *,
         aside: bool = False,
+        adapter: Wearing = "same",
     ) -> Iterator[Event]:
         """Answer a conversation; ends with a ``GenerationSummary``.
 
@@ -77,6 +81,18 @@ class ChatEngine(Protocol):
                 says so.
             aside: a question beside the conversation, which must not make the engine forget what
                 it has read of that.
+            adapter: of a question aside: the directory of another one than the conversation's, or
+                None for the bare model.
+        """
+
+    def adapt(self, adapter: Path | None, *, force: bool = False) -> Iterator[Event]:
+        """Put an adapter on the model, or take it off; ends with ``ModelLoaded``.
+
+        The model itself stays in memory. After a failure all is as it was.
+
+        Args:
+            adapter: its directory; None takes off what is on.
+            force: use it also when it was made for another model.
         """
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -117,14 +133,23 @@ class Engine:
     Args:
         directory: a complete model directory.
         options: compute form and context.
+        adapter: directory of one that the model has on from the start.
+        force_adapter: use it also when it was made for another model.
     """
 
-    def __init__(self, directory: Path, options: LoadOptions | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        options: LoadOptions | None = None,
+        *,
+        adapter: Path | None = None,
+        force_adapter: bool = False,
+    ):
         self._directory = directory
         self._options = options or LoadOptions()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._running: _Job | None = None
-        self._worker = _Worker(directory, self._options)
+        self._worker = _Worker(directory, self._options, adapter, force_adapter)
         self._closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="mobilellm-engine")
@@ -154,13 +179,19 @@ class Engine:
         grammar: Grammar | None = None,
         *,
         aside: bool = False,
+        adapter: Wearing = "same",
     ) -> Iterator[Event]:
+        if adapter != "same" and not aside:
+            raise ValueError("a conversation is answered with the adapter that is on: see `adapt`")
         cancel = cancel or threading.Event()
         said = tuple(messages)
         begun = begun if isinstance(begun, str) else tuple(begun)
         return self._submit(
-            lambda: self._worker.chat(said, options, cancel, begun, grammar, aside), cancel
+            lambda: self._worker.chat(said, options, cancel, begun, grammar, aside, adapter), cancel
         )
+
+    def adapt(self, adapter: Path | None, *, force: bool = False) -> Iterator[Event]:
+        return self._submit(lambda: self._worker.adapt(adapter, force), threading.Event())
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         return self._worker.count_tokens(messages)
@@ -305,11 +336,18 @@ class _Worker:
     MLX is imported here and not above: an interface is on the screen before that is done.
     """
 
-    def __init__(self, directory: Path, options: LoadOptions):
+    def __init__(
+        self, directory: Path, options: LoadOptions, adapter: Path | None, force_adapter: bool
+    ):
         self._directory = self._first = directory
         self._options = options
+        self._adapter, self._forced = adapter, force_adapter
         self._generator: Generator | None = None
+        self._beside: Generator | None = None
+        """For questions aside with another adapter."""
+        self._wardrobe: Wardrobe | None = None
         self._touched_mlx = False
+        self._notices: list[Notice] = []
         self.info: ModelLoaded | None = None
         self.defaults = GenerationOptions()
         self.template: str | None = None
@@ -317,7 +355,17 @@ class _Worker:
     def load(self, directory: Path | None) -> Iterator[Event]:
         if directory is not None and directory != self._directory:
             self._switch(directory)
-        yield self._ready().info
+        yield from self._tell(self._ready())
+
+    def adapt(self, adapter: Path | None, force: bool) -> Iterator[Event]:
+        self._put_on(self._ready(), adapter, force)
+        yield from self._tell(self._ready())
+
+    def _tell(self, generator: Generator) -> Iterator[Event]:
+        """What there is to say about the model in memory."""
+        notices, self._notices = self._notices, []
+        yield from notices
+        yield generator.info
 
     def chat(
         self,
@@ -327,8 +375,9 @@ class _Worker:
         begun: str | Sequence[int],
         grammar: Grammar | None,
         aside: bool,
+        adapter: Wearing,
     ) -> Iterator[Event]:
-        generator = self._ready()
+        generator = self._ready() if adapter == "same" else self._ready_beside(adapter)
         started = time.perf_counter()
         prompt = generator.chat_prompt(messages)
         yield from generator.generate(prompt, options, cancel, started, begun, grammar, aside=aside)
@@ -363,29 +412,90 @@ class _Worker:
             return
         from mobilellm_mlx.backend import mx
 
-        self._generator = None
+        self._generator = self._beside = self._wardrobe = None
         mx.synchronize()
         mx.clear_streams()
 
     def _ready(self) -> Generator:
-        return self._generator or self._bring(self._directory)
+        """The conversation's generator, its adapter on."""
+        generator = self._generator or self._bring(self._directory)
+        assert self._wardrobe is not None
+        self._wardrobe.wear(generator.loaded)
+        return generator
+
+    def _ready_beside(self, adapter: Path | None) -> Generator:
+        """A generator for a question aside, its adapter on; the conversation's keeps its caches."""
+        present = self._ready()
+        assert self._wardrobe is not None
+        loaded = self._wardrobe.dressed(adapter)
+        if loaded is present.loaded:
+            return present
+        if self._beside is None or self._beside.loaded is not loaded:
+            self._beside = present.sibling(loaded)
+            self._wardrobe.keep_only(present.loaded, loaded)
+        self._wardrobe.wear(loaded)
+        return self._beside
+
+    def _put_on(self, generator: Generator, adapter: Path | None, force: bool) -> None:
+        """Have the conversation answered with an adapter; what was read with another is dropped."""
+        assert self._wardrobe is not None
+        loaded = self._wardrobe.dressed(adapter, force=force)
+        self._adapter, self._forced = adapter, force
+        if loaded is not generator.loaded:
+            self._take(generator.sibling(loaded))
+            self._beside = None
+            self._wardrobe.wear(loaded)
+            self._wardrobe.keep_only(loaded, spare=generator.loaded)
+        if doubt := self._wardrobe.doubt(loaded):
+            self._notices.append(Notice(doubt))
+
+    def _take(self, generator: Generator) -> None:
+        """From now on this one answers."""
+        loaded = generator.loaded
+        self._generator = generator
+        self.defaults, self.info = loaded.defaults, loaded.info
+        self.template = loaded.template.source if loaded.template else None
 
     def _options_for(self, directory: Path) -> LoadOptions:
         """What was asked for was asked of the first model."""
         return replace(self._options, clip_context=directory != self._first)
 
     def _bring(self, directory: Path) -> Generator:
-        """Load a model; it is the present one once all of it is there."""
+        """Load a model; it is the present one once all of it is there.
+
+        It has on what the one before had, if that fits. An adapter that cannot be used does not
+        take the model with it.
+        """
+        from mobilellm_mlx.adapters.wearing import Wardrobe
         from mobilellm_mlx.decoding import Generator
         from mobilellm_mlx.loading import load_model
 
         self._touched_mlx = True  # also when loading fails half-way
         loaded = load_model(directory, self._options_for(directory))
         generator = Generator(loaded)
-        self._directory, self._generator = directory, generator
-        self.defaults, self.info = loaded.defaults, loaded.info
-        self.template = loaded.template.source if loaded.template else None
-        return generator
+        is_other, self._directory = directory != self._directory, directory
+        self._wardrobe, self._beside = Wardrobe(loaded), None
+        self._take(generator)
+        adapter, self._adapter = self._adapter, None
+        if adapter is not None and is_other:
+            self._keep_on(generator, adapter)
+        elif adapter is not None:
+            self._put_on(generator, adapter, self._forced)
+        assert self._generator is not None
+        return self._generator
+
+    def _keep_on(self, generator: Generator, adapter: Path) -> None:
+        """Put the adapter of the model before on this one, if it is for both."""
+        from mobilellm_mlx.adapters import fits, read_info
+
+        reason = "it is for another model"
+        try:
+            if fits(read_info(adapter), Path(generator.info.path)):
+                self._put_on(generator, adapter, force=False)
+                return
+        except MobileLLMError as error:
+            reason = error.message
+        self._notices.append(Notice(f"The adapter {adapter.name} was taken off: {reason}."))
 
     def _switch(self, directory: Path) -> None:
         """Put another model in the present one's place.
@@ -399,11 +509,12 @@ class _Worker:
 
         self._touched_mlx = True
         held = self._generator.nbytes if self._generator else 0
+        held += self._beside.cache_bytes if self._beside else 0
         plan = plan_memory(directory, self._options_for(directory), freed_bytes=held)
         if not plan.fits:
             raise InsufficientMemory(plan.arithmetic)
         if not plan.fits_beside:
-            self._generator = None
+            self._generator = self._beside = self._wardrobe = None
             mx.clear_cache()
         try:
             self._bring(directory)

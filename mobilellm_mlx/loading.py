@@ -364,6 +364,37 @@ def _planned_item_bytes(
     return min((_FLOAT_BYTES[dtype] for dtype in found if dtype in _FLOAT_BYTES), default=4)
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a model says and hears, without its weights.
+
+    Attributes:
+        tokenizer: text to token ids.
+        template: of its conversations; None for a model that completes text.
+        stop_tokens: end an answer.
+        context_limit: tokens that it was trained to see.
+    """
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    stop_tokens: frozenset[int]
+    context_limit: int
+
+
+def load_words(directory: Path) -> Words:
+    """The words of a model directory.
+
+    Raises:
+        MobileLLMError: one of its kinds, for whatever is wrong with the directory.
+    """
+    raw = read_json(directory / "config.json")
+    config = build_config(raw)
+    generation = read_json(directory / "generation_config.json", missing={})
+    tokenizer, template, _, ending = _load_words(directory, config)
+    stops = _stop_tokens(raw, generation) or ending
+    return Words(tokenizer, template, stops, config.max_position_embeddings)
+
+
 def _load_words(
     directory: Path, config: ModelConfig
 ) -> tuple[Tokenizer, ChatTemplate | None, ReasoningMarkers | None, frozenset[int]]:
@@ -380,7 +411,7 @@ def _load_words(
             "the directory mixes files of different models",
         )
     source = load_template_source(directory, tokenizer_config)
-    template = None if source is None else _make_template(source, tokenizer_config)
+    template = None if source is None else make_template(source, tokenizer_config)
     if template is not None:
         with suppress(TemplateError):  # a broken one is reported when it is used, if ever
             template.compile()
@@ -434,7 +465,13 @@ def _is_token(name: str, tokenizer: Tokenizer) -> bool:
     return len(ids) == 1 and tokenizer.token_bytes(ids[0]) == name.encode()
 
 
-def _make_template(source: str, tokenizer_config: dict[str, Any]) -> ChatTemplate:
+def make_template(source: str, tokenizer_config: Mapping[str, Any]) -> ChatTemplate:
+    """A chat template that knows the names of a model's special tokens.
+
+    Args:
+        source: its text.
+        tokenizer_config: the model's ``tokenizer_config.json``.
+    """
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     found = {name: token_name(tokenizer_config.get(name)) for name in names}
     return ChatTemplate(source, {name: v for name, v in found.items() if v is not None})

@@ -7,9 +7,10 @@ write is guarded, so it can never turn into a control token (see ``Tokenizer.gua
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -47,7 +48,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, variables: dict[str, Any] | None = None):
         self.source = source
-        self._variables = variables or {}
+        self.variables = variables or {}
 
     def compile(self) -> None:
         """Do now what the first use would do.
@@ -72,8 +73,24 @@ class ChatTemplate:
                 f"the chat template is broken: {type(error).__name__}: {error}", _GO_WITHOUT
             ) from error
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it lists tools by itself, in the form its model was trained on."""
+        return re.search(r"\{[{%][^}]*\btools\b", self.source) is not None
+
+    def render(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The prompt as text.
+
+        Args:
+            messages: a mapping may say more than a ``Message``, such as ``tool_calls``.
+            add_generation_prompt: end with what stands before an answer.
+            tools: for a template that takes them, as OpenAI describes functions.
 
         Raises:
             TemplateError: when the template refuses these messages or fails.
@@ -82,9 +99,10 @@ class ChatTemplate:
         try:
             with _time_limit(RENDER_LIMIT_S):
                 return template.render(
-                    messages=[message.to_dict() for message in messages],
+                    messages=[m.to_dict() if isinstance(m, Message) else m for m in messages],
                     add_generation_prompt=add_generation_prompt,
-                    **self._variables,
+                    tools=tools,  # None too: Hugging Face's templates ask whether it `is none`
+                    **self.variables,
                 )
         except _TooMuch as error:
             raise TemplateError(f"the chat template was stopped: {error}", _GO_WITHOUT) from error

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mobilellm_mlx.engine import Wearing
 from mobilellm_mlx.errors import EngineError, MobileLLMError
 from mobilellm_mlx.events import (
     CacheSummary,
@@ -70,6 +71,7 @@ class ScriptedEngine:
         switching_error: raised by ``load`` of another directory; the model stays as it is.
         info: the model it claims to be.
         reasoning: what it thinks before every answer.
+        adapting_error: raised by ``adapt``; what is on stays on.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class ScriptedEngine:
         switching_error: MobileLLMError | None = None,
         info: ModelLoaded = SCRIPTED_MODEL,
         reasoning: str = "",
+        adapting_error: MobileLLMError | None = None,
     ):
         self._answers = list(answers)
         self._tok_per_s = tok_per_s
         self._loading_error = loading_error
         self._switching_error = switching_error
+        self._adapting_error = adapting_error
         self._model = info
         self._reasoning = reasoning
         self.info: ModelLoaded | None = None
@@ -97,6 +101,8 @@ class ScriptedEngine:
         """What each turn was to go on from."""
         self.grammars: list[Grammar | None] = []
         """What each turn was bound to; it says what it was told to nevertheless."""
+        self.asides: list[Path | None] = []
+        """The adapters of questions aside that named one."""
         self.closed = False
         self._known = 0
         """Tokens of the next prompt that were restored."""
@@ -108,8 +114,19 @@ class ScriptedEngine:
             raise self._loading_error
         if directory is not None:
             name, path = directory.name, str(directory)
-            self._model = replace(self._model, model=name, path=path, fingerprint=name)
+            self._model = replace(
+                self._model, model=name, path=path, fingerprint=name, adapter=None
+            )
         self.info = self._model
+        yield self._model
+
+    def adapt(self, adapter: Path | None, *, force: bool = False) -> Iterator[Event]:
+        if self._adapting_error:
+            raise self._adapting_error
+        name = adapter.name if adapter else None
+        bare = self._model.fingerprint.partition("+")[0]
+        fingerprint = f"{bare}+{name}" if name else bare
+        self.info = self._model = replace(self._model, adapter=name, fingerprint=fingerprint)
         yield self._model
 
     def chat(
@@ -121,7 +138,12 @@ class ScriptedEngine:
         grammar: Grammar | None = None,
         *,
         aside: bool = False,
+        adapter: Wearing = "same",
     ) -> Iterator[Event]:
+        if adapter != "same":
+            if not aside:
+                raise ValueError("only a question aside has an adapter of its own")
+            self.asides.append(adapter)
         self.conversations.append(list(messages))
         self.grammars.append(grammar)
         self.begun.append(begun if isinstance(begun, str) else list(begun))

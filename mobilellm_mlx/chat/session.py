@@ -80,7 +80,6 @@ class Session:
         self.overrides = dict(overrides or {})
         GenerationOptions().merged(self.overrides)  # an impossible value is said at once
         self.policy = policy or ContextPolicy()
-        self.adapter: str | None = None
         self.tools = tools
         self._keeper = Keeper(store)
         self._snapshots = snapshots
@@ -107,6 +106,11 @@ class Session:
     def store(self) -> Store | None:
         """Where chats are kept."""
         return self._keeper.store
+
+    @property
+    def adapter(self) -> str | None:
+        """Name of the adapter that answers; None for the model alone."""
+        return self._engine.info.adapter if self._engine.info else None
 
     @property
     def tree(self) -> list[StoredMessage]:

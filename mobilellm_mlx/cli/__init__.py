@@ -26,6 +26,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "models": ("mobilellm_mlx.cli.models:models", "List, fetch, show and remove models."),
     "convert": ("mobilellm_mlx.cli.convert:convert", "Turn a checkpoint into a 4-bit model."),
     "export": ("mobilellm_mlx.cli.export:export", "Write a model for llama.cpp or Hugging Face."),
+    "train": ("mobilellm_mlx.cli.train:train", "Fine-tune a model on your own examples."),
+    "adapters": (
+        "mobilellm_mlx.cli.adapters:adapters",
+        "List, show, rename, remove and export adapters.",
+    ),
+    "fuse": ("mobilellm_mlx.cli.fuse:fuse", "Make one model of a model and an adapter."),
     "tools": ("mobilellm_mlx.cli.tools:tools", "List tools and use them by hand."),
     "demo": ("mobilellm_mlx.cli.demo:demo", "See eight small tasks done with tools."),
     "eval": ("mobilellm_mlx.cli.eval:eval_", "Measure a model: calls of tools."),

@@ -16,8 +16,11 @@ from mobilellm_mlx.chat.context import ContextPolicy
 from mobilellm_mlx.cli import console, faces
 from mobilellm_mlx.cli.approval import ask_on_terminal
 from mobilellm_mlx.cli.demo import Demo
+from mobilellm_mlx.cli.errors import printable
 from mobilellm_mlx.cli.shared import (
+    adapter_options,
     debug_option,
+    find_adapter,
     is_interactive,
     load_options,
     loading_options,
@@ -30,7 +33,7 @@ from mobilellm_mlx.cli.shared import (
 )
 from mobilellm_mlx.cli.toolbox import Workbench, make_kit
 from mobilellm_mlx.engine import Engine
-from mobilellm_mlx.errors import InvalidInput, StorageError
+from mobilellm_mlx.errors import AdapterError, InvalidInput, StorageError
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 @click.option("--system", callback=require_text, metavar="TEXT", help="Instructions for the model.")
 @sampling_options
 @loading_options
+@adapter_options
 @show_reasoning_option
 @debug_option
 def chat(
@@ -72,6 +76,8 @@ def chat(
     system: str | None,
     context: int | None,
     compute: str,
+    adapter: str | None,
+    force_adapter: bool,
     show_reasoning: bool,
     **sampling: Any,
 ) -> int:
@@ -97,16 +103,30 @@ def chat(
     talks = is_interactive()
     kept = (talks and settings.get("history.save") and not private) or resume is not None
     with _history(kept) as (store, note), _bench(settings, files, no_tools) as bench:
-        chat_id, used = _resumed(store, resume)
+        chat_id, used, was_on = _resumed(store, resume)
         directory = _directory(model, used, settings)
+        worn = find_adapter(adapter, directory, force=force_adapter)
         notes = [*problems, *([note] if note else []), *bench.problems]
         if talks:
+            wanted = (adapter or "", force_adapter)
             return _interface(
-                directory, loading, settings, store, notes, chat_id, system, overrides, bench
+                directory,
+                loading,
+                settings,
+                store,
+                notes,
+                chat_id,
+                system,
+                overrides,
+                bench,
+                wanted,
             )
+        if adapter is None:
+            worn, note = _usual_adapter(directory, was_on, settings)
+            notes += [note] if note else []
         for text in notes:
-            click.echo(f"note: {text}", err=True)
-        with Engine(directory, loading) as engine:
+            click.echo(f"note: {printable(text)}", err=True)
+        with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
             session = Session(
                 engine,
                 instructions=system or settings.instructions,
@@ -148,19 +168,22 @@ def _history(kept: bool) -> Iterator[tuple[Store | None, str | None]]:
         store.close()
 
 
-def _resumed(store: Store | None, name: str | None) -> tuple[str | None, Path | None]:
-    """The chat to go on with, and the model that answered in it last, if that is still here.
+def _resumed(store: Store | None, name: str | None) -> tuple[str | None, Path | None, str | None]:
+    """The chat to go on with, the model that answered in it last, if that is still here, and the
+    name of the adapter that was on; empty when none was.
 
     Raises:
         InvalidInput: when there is no such chat.
     """
     if store is None or name is None:
-        return None, None
+        return None, None, None
     from mobilellm_mlx.cli.history import find_chat
 
     found = find_chat(store, name)
     made = [g for m in reversed(store.messages(found.id)) for g in reversed(m.made)]
-    return found.id, our_model(made[0].model_path) if made else None
+    if not made:
+        return found.id, None, None
+    return found.id, our_model(made[0].model_path), made[0].adapter or ""
 
 
 def _directory(model: str | None, used: Path | None, settings: Settings) -> Path:
@@ -168,6 +191,23 @@ def _directory(model: str | None, used: Path | None, settings: Settings) -> Path
     if model is None and used is not None:
         return used
     return resolve_model(model or settings.get("model.default"))
+
+
+def _usual_adapter(
+    directory: Path, used: str | None, settings: Settings
+) -> tuple[Path | None, str | None]:
+    """The adapter that the chat was held with, or that the settings name, and what to say of it."""
+    from mobilellm_mlx.adapters import Registry
+
+    name = settings.get("model.adapter") if used is None else used
+    if not name:
+        return None, None
+    if used and Registry().kept(used) is None:  # a file of somebody else may name it: no path
+        return None, f"The adapter {name} is not here any more; the model answers without it."
+    try:
+        return find_adapter(name, directory), None
+    except AdapterError as error:
+        return None, f"The model answers without an adapter: {error.message}."
 
 
 def _kit_for_lines(settings: Settings, bench: Workbench) -> ToolKit | None:
@@ -187,11 +227,15 @@ def _interface(
     system: str | None,
     overrides: dict[str, Any],
     bench: Workbench,
+    adapter: tuple[str, bool],
 ) -> int:
-    """Chat in the terminal until the person leaves."""
+    """Chat in the terminal until the person leaves; ``adapter`` is a name, and whether it may be
+    another model's."""
     from mobilellm_mlx import paths
+    from mobilellm_mlx.adapters import Registry
     from mobilellm_mlx.chat.snapshots import Snapshots
     from mobilellm_mlx.cli.shelf import Shelf
+    from mobilellm_mlx.cli.workshop import Workshop
     from mobilellm_mlx.settings import save_setting
     from mobilellm_mlx.tools.builtin.timers import FILE as TIMERS
     from mobilellm_mlx.tools.builtin.timers import Timers
@@ -217,6 +261,10 @@ def _interface(
             tool_problems=lambda: bench.problems,
             timers=Timers(paths.data_dir() / TIMERS, _local_now),
             demo=lambda: Demo(engine),
+            workshop=Workshop(store),
+            adapters=Registry(),
+            adapter=adapter[0],
+            force_adapter=adapter[1],
         )
         tui.run_chat(
             engine, house=house, instructions=system, overrides=overrides, title=directory.name

@@ -15,7 +15,9 @@ from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.errors import printable
 from mobilellm_mlx.cli.eval_tables import print_differences, print_list, print_results
 from mobilellm_mlx.cli.shared import (
+    adapter_options,
     debug_option,
+    find_adapter,
     load_options,
     loading_options,
     require_text,
@@ -101,6 +103,7 @@ def eval_() -> None:
 @click.option("--resume/--fresh", default=True, help="Go on with an earlier run (default), or not.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
+@adapter_options
 @debug_option
 def calls(
     model: str | None,
@@ -109,6 +112,8 @@ def calls(
     as_json: bool,
     context: int | None,
     compute: str,
+    adapter: str | None,
+    force_adapter: bool,
     **values: Any,
 ) -> int:
     """Measure how well a model calls tools.
@@ -127,7 +132,10 @@ def calls(
         if "bfcl" in chosen:
             yield from ensure_wheel()
         tasks = [_task(name, values["offer"], values["choice"]) for name in chosen]
-        with Engine(resolve_model(model), load_options(context, compute)) as engine:
+        directory = resolve_model(model)
+        worn = find_adapter(adapter, directory, force=force_adapter)
+        loading = load_options(context, compute)
+        with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
             yield from call_events(engine, tasks, modes or MODES, values, cancel)
 
     if as_json:
@@ -215,7 +223,7 @@ def _one_run(
     settings = asking_settings(mode, style, task.requests(limit, seed), reply=reply)
     yield from run_task(
         task,
-        Subject(engine.info.model, engine.info.fingerprint, settings=settings),
+        Subject(engine.info.model, engine.info.fingerprint, engine.info.adapter, settings),
         CallAnswerer(engine, style, cancel, reply=reply),
         limit=limit,
         seed=seed,

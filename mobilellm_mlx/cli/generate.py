@@ -13,7 +13,9 @@ import click
 
 from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.shared import (
+    adapter_options,
     debug_option,
+    find_adapter,
     load_options,
     loading_options,
     require_text,
@@ -72,6 +74,7 @@ from mobilellm_mlx.options import GenerationOptions
 )
 @sampling_options
 @loading_options
+@adapter_options
 @show_reasoning_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.option("-v", "--verbose", is_flag=True, help="Say on stderr what it cost.")
@@ -90,6 +93,8 @@ def generate(
     verbose: bool,
     context: int | None,
     compute: str,
+    adapter: str | None,
+    force_adapter: bool,
     **sampling: Any,
 ) -> int:
     """Answer one prompt and exit.
@@ -113,7 +118,9 @@ def generate(
             overrides.update({"temperature": 0.0, "repetition_penalty": 1.0} | overrides)
         loading = load_options(context, compute)
         text = read_prompt(prompt)
-        with Engine(resolve_model(model), loading) as engine:
+        directory = resolve_model(model)
+        worn = find_adapter(adapter, directory, force=force_adapter)
+        with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
             answer = answer_events(engine, text, system, raw, overrides, grammar)
             yield from answer if grammar is None else whole_or_nothing(answer)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +16,11 @@ from mobilellm_mlx.cli.shared import (
     our_model,
     resolve_model,
 )
-from mobilellm_mlx.errors import InvalidInput, ModelNotFound
+from mobilellm_mlx.errors import AdapterError, InvalidInput, ModelNotFound
+
+if TYPE_CHECKING:
+    from mobilellm_mlx.chat.records import StoredMessage
+    from mobilellm_mlx.engine import ChatEngine
 
 _SAME = "the same"
 
@@ -30,7 +35,8 @@ def reproduce(chat: str, model: str | None, context: int | None, compute: str) -
 
     Nothing is changed. On the same machine with the same model they are the same; another backend,
     another packing or another version of MLX may round differently. Exit code 1 if one differs. An
-    answer that differs because a turn above it was deleted is said to be not comparable.
+    answer that differs because a turn above it was deleted, or whose adapter is gone, is said to be
+    not comparable.
     """
     from mobilellm_mlx.chat import Session, tree
     from mobilellm_mlx.cli.history import find_chat, open_kept
@@ -50,19 +56,40 @@ def reproduce(chat: str, model: str | None, context: int | None, compute: str) -
             session.open(record.id)
             for number, answer in enumerate(answers, 1):
                 kept = [stretch.tokens for stretch in answer.made]
-                again = [tuple(summary.tokens) for summary in session.reproduce(answer.id)]
-                made = engine.info.fingerprint if engine.info else ""
-                other = answer.made[-1].fingerprint != made
-                verdict = _compare(kept, again)
-                if verdict != _SAME and tree.has_gaps(messages, answer.parent_id):
-                    verdict = "not comparable: something above it was deleted"
-                else:
-                    differ += verdict != _SAME
-                note = ", made by another model or form" if other else ""
+                note, verdict = "", _wear_again(engine, answer)
+                if verdict is None:
+                    again = [tuple(summary.tokens) for summary in session.reproduce(answer.id)]
+                    made = engine.info.fingerprint if engine.info else ""
+                    if answer.made[-1].fingerprint != made:
+                        note = ", made by another model or form"
+                    verdict = _compare(kept, again)
+                    if verdict != _SAME and tree.has_gaps(messages, answer.parent_id):
+                        verdict = "not comparable: something above it was deleted"
+                    else:
+                        differ += verdict != _SAME
                 opening = " ".join(printable(answer.content[:200]).split())[:40]
                 count = sum(map(len, kept))
                 click.echo(f"{number:>3}  {count:>6,} tokens  {verdict}{note}  {opening}")
     return 1 if differ else 0
+
+
+def _wear_again(engine: ChatEngine, answer: StoredMessage) -> str | None:
+    """Put on what an answer was made with; the verdict where that cannot be done."""
+    from mobilellm_mlx.adapters import Registry
+
+    names = {stretch.adapter for stretch in answer.made}
+    if len(names) > 1:
+        return "not comparable: made with more than one adapter"
+    name = names.pop()
+    info = Registry().kept(name) if name else None
+    if name and info is None:
+        return f"not comparable: its adapter {printable(name[:40])} is gone"
+    try:
+        for _ in engine.adapt(info.path if info else None, force=True):
+            pass
+    except AdapterError as error:
+        return f"not comparable: {printable(error.message)}"
+    return None
 
 
 def _compare(kept: Sequence[tuple[int, ...]], again: Sequence[tuple[int, ...]]) -> str:

@@ -71,6 +71,17 @@ _LOADING = (
         help="Multiply by the packed 4-bit weights, or unpack them to float32 first.",
     ),
 )
+_ADAPTER = (
+    click.option(
+        "--adapter",
+        callback=require_text,
+        metavar="ADAPTER",
+        help="Name or directory of an adapter to put on the model.",
+    ),
+    click.option(
+        "--force-adapter", is_flag=True, help="Use it though it was made for another model."
+    ),
+)
 _SHOW_REASONING = click.option(
     "--show-reasoning", is_flag=True, help="Print the reasoning before the answer on stderr."
 )
@@ -94,6 +105,8 @@ sampling_options = _apply(_SAMPLING)
 """``--temp`` and its like, named as the fields of ``GenerationOptions``; None when not given."""
 loading_options = _apply(_LOADING)
 """``--context`` and ``--compute``."""
+adapter_options = _apply(_ADAPTER)
+"""``--adapter`` and ``--force-adapter``; ``find_adapter`` takes them."""
 show_reasoning_option = _apply((_SHOW_REASONING,))
 """``--show-reasoning``: else only the answer is printed."""
 debug_option = _apply((_DEBUG,))
@@ -108,6 +121,26 @@ def sampling_overrides(values: dict[str, Any]) -> dict[str, Any]:
 def load_options(context: int | None, compute: str) -> LoadOptions:
     """Loading options from the command line's values."""
     return LoadOptions(compute=compute, context=context)  # type: ignore[arg-type]
+
+
+def find_adapter(name: str | None, model: Path, *, force: bool = False) -> Path | None:
+    """The directory of an adapter that was asked for; None when none was.
+
+    Args:
+        name: of ``adapters list``, or a directory.
+        model: the directory of the model that it is to be put on.
+        force: take it whatever it was made for.
+
+    Raises:
+        AdapterError: when there is none, or it was made for another model.
+    """
+    if name is None:
+        return None
+    from mobilellm_mlx.adapters import Registry, require_fit
+
+    info = Registry().find(name)
+    require_fit(info, model, model.name, force=force)
+    return info.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,9 @@ import click
 
 from mobilellm_mlx.cli.shared import debug_option, require_text, resolve_model
 from mobilellm_mlx.cli.train_check import check
+from mobilellm_mlx.cli.train_data import data
 from mobilellm_mlx.cli.train_job import is_first, perform
-from mobilellm_mlx.cli.train_options import config_options, given
+from mobilellm_mlx.cli.train_options import GroupedCommand, config_options, given
 from mobilellm_mlx.cli.train_runs import (
     find_paused,
     list_,
@@ -24,14 +23,11 @@ from mobilellm_mlx.cli.train_runs import (
     show,
     stop_run,
 )
-from mobilellm_mlx.errors import InvalidOption, TrainingError
+from mobilellm_mlx.errors import InvalidOption
 
 if TYPE_CHECKING:
     from mobilellm_mlx.training.config import TrainConfig
-    from mobilellm_mlx.training.runs import Base, DataRef, Run
-
-_JOINING_S = 20.0
-"""How long other processes wait for the run that the first one makes."""
+    from mobilellm_mlx.training.runs import Run
 
 
 @click.group()
@@ -63,7 +59,7 @@ _force_option = click.option("--force", is_flag=True, help="Begin even if memory
 _ABOUT = {
     "lora": "Train small matrices beside the weights on DATA (LoRA).",
     "dora": "Train small matrices and the sizes of the weights (DoRA).",
-    "full": "Train all weights on DATA; a new model comes of it.",
+    "full": "Train all weights on DATA; `mobilellm fuse` makes a model of the result.",
 }
 _HELP = """
 
@@ -93,7 +89,7 @@ def _make_command(method: str) -> click.Command:
     )
     for decorate in reversed(decorators):
         command = decorate(command)
-    return click.command(method)(command)
+    return click.command(method, cls=GroupedCommand)(command)
 
 
 for _method in _ABOUT:
@@ -113,7 +109,7 @@ def resume(name: str | None, force: bool, as_json: bool) -> int:
     NAME is that of the run; without it, it is the newest that is not finished. It goes on from its
     newest checkpoint as if nothing had happened. A paused one is told to go on.
     """
-    if run := find_paused(name):
+    if is_first() and (run := find_paused(name)):
         run.ask("run")
         click.echo(f"{run.name} goes on", err=True)
         return 0
@@ -122,7 +118,7 @@ def resume(name: str | None, force: bool, as_json: bool) -> int:
     )
 
 
-for _command in (check, pause, stop_run, list_, show, remove, recipes):
+for _command in (data, check, pause, stop_run, list_, show, remove, recipes):
     train.add_command(_command)
 
 
@@ -163,7 +159,7 @@ def make_run(config: TrainConfig, data: str, model: str | None, name: str | None
     """
     from mobilellm_mlx.adapters.identity import model_sha256
     from mobilellm_mlx.training.data.reading import data_sha256
-    from mobilellm_mlx.training.runs import Base, DataRef, Run, check_name
+    from mobilellm_mlx.training.runs import Base, Run, check_name
 
     if name is not None:
         check_name(name)
@@ -172,25 +168,7 @@ def make_run(config: TrainConfig, data: str, model: str | None, name: str | None
     directory = resolve_model(model).absolute()
     known, licence = _describe(directory)
     base = Base(known, directory, model_sha256(directory), licence)
-    if not is_first():
-        return _join_run(config, base, DataRef(path, data_hash), name)
     return Run.create(config, base, path, data_hash, name)
-
-
-def _join_run(config: TrainConfig, base: Base, data: DataRef, name: str | None) -> Run:
-    """The run that the first of several processes makes; on another machine one of its own."""
-    from mobilellm_mlx.training.runs import Run
-
-    if name is None:
-        raise InvalidOption(
-            "a training by several processes has no name", "give it one with `--name`"
-        )
-    until = time.monotonic() + _JOINING_S
-    while time.monotonic() < until:
-        with suppress(TrainingError):
-            return Run.open(name)
-        time.sleep(0.2)
-    return Run.create(config, base, data.path, data.sha256, name)
 
 
 def _describe(directory: Path) -> tuple[str, str | None]:

@@ -122,19 +122,16 @@ def _look(
     path: Path, directory: Path, config: TrainConfig, problems: _Problems
 ) -> tuple[Data, Tokenizer]:
     """The data as a training would read it; of the model only its words are needed."""
-    from mobilellm_mlx import loading
-    from mobilellm_mlx.models import build_config
+    from mobilellm_mlx.loading import load_words
     from mobilellm_mlx.training.data import load_data
 
-    raw = loading.read_json(directory / "config.json")
-    model = build_config(raw)
-    generation = loading.read_json(directory / "generation_config.json", missing={})
-    tokenizer, template, _, ending = loading._load_words(directory, model)
-    stops = loading._stop_tokens(raw, generation) or ending
-    limit = model.max_position_embeddings
+    words = load_words(directory)
     with _progress() as progress:
-        found = load_data(path, tokenizer, template, stops, config, limit, problems.add, progress)
-    return found, tokenizer
+        found = load_data(
+            path, words.tokenizer, words.template, words.stop_tokens, config, words.context_limit,
+            problems.add, progress,
+        )  # fmt: skip
+    return found, words.tokenizer
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from mobilellm_mlx.training.runs import Run
 
 
+_RANKS = ("MLX_RANK", "OMPI_COMM_WORLD_RANK")
+
+
 def is_first() -> bool:
     """Whether this is the process that speaks, of those that ``mlx.launch`` started."""
-    return all(os.environ.get(name, "0") == "0" for name in ("MLX_RANK", "OMPI_COMM_WORLD_RANK"))
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 class _Face(Protocol):
@@ -54,7 +58,7 @@ class _Lines:
 
 
 class _Silence:
-    """Nothing: another process speaks, or nobody listens."""
+    """Nothing: nobody listens."""
 
     def show(self, event: Event) -> None:
         pass
@@ -73,11 +77,17 @@ def perform(make: Callable[[], Run], *, resume: bool, force: bool, yes: bool, as
         yes: begin without asking.
         as_json: print events, an error as a summary too.
     """
+    if not is_first():
+        return _help_along()
     started = time.perf_counter()
     try:
+        if any(name in os.environ for name in _RANKS):  # the others wait, but not for long
+            from mobilellm_mlx.training.workers import join_workers
+
+            join_workers()
         run = make()
         face: _Face = _Lines() if as_json else _table(run)
-        asks = not (yes or as_json or resume) and is_interactive() and is_first()
+        asks = not (yes or as_json or resume) and is_interactive()
         return _Training(run, face, force=force, asks=asks, is_new=not resume).perform()
     except (KeyboardInterrupt, click.Abort):
         if as_json:
@@ -96,10 +106,24 @@ def perform(make: Callable[[], Run], *, resume: bool, force: bool, yes: bool, as
         return exit_code(known)
 
 
+def _help_along() -> int:
+    """Take part in what the first process trains; it says what there is to say."""
+    from mobilellm_mlx.training.job import help_along
+    from mobilellm_mlx.training.workers import WorkerLost
+
+    for number in (signal.SIGINT, signal.SIGHUP):  # the first one heeds them
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        help_along()
+    except WorkerLost:
+        return 1
+    return 0
+
+
 def _table(run: Run) -> _Face:
     from mobilellm_mlx.cli.train_table import TrainTable
 
-    return TrainTable(run) if is_first() else _Silence()
+    return TrainTable(run)
 
 
 class _Training:
@@ -174,8 +198,6 @@ class _Training:
 
     def _tidy_up(self, error: BaseException) -> None:
         """Leave no run behind that never began, and none without a word on how it ended."""
-        if not is_first():
-            return
         with suppress(MobileLLMError, OSError):
             if self._is_new and not self._has_begun:
                 self._run.remove()

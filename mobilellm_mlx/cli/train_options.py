@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from mobilellm_mlx.cli.shared import require_text
-from mobilellm_mlx.training.config import options
+from mobilellm_mlx.training.config import GROUPS, options
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -22,6 +22,27 @@ _OF_SMALL_MATRICES = (
     "per_run",
 )
 """Settings that mean nothing where the weights themselves are trained."""
+
+
+class GroupedCommand(click.Command):
+    """A command whose help has the settings of a training in groups, behind its own options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {
+            param.name: record
+            for param in self.get_params(ctx)
+            if (record := param.get_help_record(ctx)) is not None
+        }
+        settings = {name for names in GROUPS.values() for name in names}
+        own = [record for name, record in records.items() if name not in settings]
+        sections = {"Options": own} | {
+            title: [records[name] for name in names if name in records]
+            for title, names in GROUPS.items()
+        }
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 def config_options(method: str) -> Callable[[_Function], _Function]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from threading import Event as Flag
 
@@ -60,12 +59,15 @@ class ChatPrompt(list[int]):
 class Generator:
     """Generates text with a loaded model. Use it on the thread that loaded the model.
 
+    What it has read holds for one adapter: another one has a generator of its own.
+
     Args:
         loaded: the model with its tokenizer.
     """
 
     def __init__(self, loaded: LoadedModel):
         self._loaded = loaded
+        self._compilers: dict[frozenset[int], GrammarCompiler] = {}
         self._chat = _Memory(self._make_caches())
         self._side = _Memory(self._make_caches())
         """Of prompts beside the conversation, which must not make it forget what it has read."""
@@ -74,6 +76,17 @@ class Generator:
     def info(self) -> ModelLoaded:
         """The model in use."""
         return self._loaded.info
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The same with its words and manners."""
+        return self._loaded
+
+    def sibling(self, loaded: LoadedModel) -> Generator:
+        """A generator of the same network with another adapter on; it has read nothing yet."""
+        other = Generator(loaded)
+        other._compilers = self._compilers
+        return other
 
     def chat_prompt(self, messages: Sequence[Message]) -> ChatPrompt:
         """Token ids of a conversation, ready for the model's answer.
@@ -193,12 +206,19 @@ class Generator:
     @property
     def nbytes(self) -> int:
         """Bytes of weights and caches."""
-        caches = (*self._chat.caches, *self._side.caches)
-        return self.info.weight_bytes + sum(cache.nbytes for cache in caches)
+        return self.info.weight_bytes + self.cache_bytes
 
-    @cached_property
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of what it has read."""
+        return sum(cache.nbytes for cache in (*self._chat.caches, *self._side.caches))
+
+    @property
     def _compiler(self) -> GrammarCompiler:
-        return GrammarCompiler(self._loaded.tokenizer, self._loaded.stop_tokens)
+        stops = self._loaded.stop_tokens
+        if stops not in self._compilers:
+            self._compilers[stops] = GrammarCompiler(self._loaded.tokenizer, stops)
+        return self._compilers[stops]
 
     def _make_caches(self) -> list[Cache]:
         return self._loaded.model.make_cache(self._loaded.context_limit)

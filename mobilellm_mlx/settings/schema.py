@@ -318,10 +318,25 @@ SCHEMA: tuple[Setting, ...] = (
         choices=("auto", "two-step", "hermes", "smollm2", "llama3", "paper"),
     ),
     Setting(
+        "tools.adapter",
+        "text",
+        "Adapter for calls",
+        "Put on while calls are asked for, with the manner auto: auto is the newest that fits the "
+        "model, none is none, or a name of `mobilellm adapters list`.",
+        default="auto",
+    ),
+    Setting(
         "model.default",
         "text",
         "Model",
         "Which one `mobilellm` starts with: a name of `mobilellm models list` or a directory.",
+    ),
+    Setting(
+        "model.adapter",
+        "text",
+        "Adapter",
+        "Which one new chats begin with, from the next start on: a name of "
+        "`mobilellm adapters list`.",
     ),
 )
 

@@ -244,7 +244,7 @@ def test_a_model_that_a_chat_names_is_used_only_if_it_is_one_of_ours(run, tmp_pa
     made = Generation(model="x", model_path=str(foreign))
     store.add_chat(chat)
     store.save(StoredMessage("m", chat.id, None, "assistant", "x", now(), made=(made,)))
-    assert verb._resumed(store, "last") == (chat.id, None)
+    assert verb._resumed(store, "last") == (chat.id, None, "")
     store.close()
 
 

@@ -33,7 +33,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
     def script(*answers: Any) -> list[Engine]:
         made: list[Engine] = []
 
-        def engine(directory: Path, options: Any) -> Engine:
+        def engine(directory: Path, options: Any, **_: Any) -> Engine:
             made.append(Engine(answers))
             return made[-1]
 

@@ -251,7 +251,7 @@ def thinker(monkeypatch) -> dict:
     told = {"answers": ["Yes."], "reasoning": "Is it?\n"}
 
     class Thinker(ScriptedEngine):
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             super().__init__(**told)
 
         def __enter__(self):

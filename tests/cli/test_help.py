@@ -15,6 +15,7 @@ ALL = [
     *(("models", verb) for verb in ("list", "pull", "show", "rm")),
     *(("tools", verb) for verb in ("list", "show", "call")),
     *(("eval", verb) for verb in ("calls", "training", "list", "compare")),
+    *(("adapters", verb) for verb in ("list", "show", "rename", "rm", "export")),
     ("demo", "tools"),
     *(
         ("history", verb)

@@ -339,19 +339,17 @@ def test_at_a_terminal_it_asks_first_and_a_no_leaves_nothing(
 # ---------------------------------------------------------------- several processes
 
 
-def test_the_other_processes_of_a_launch_join_the_run_of_the_first_and_are_quiet(
-    run, job, data, tiny_dir, monkeypatch
-) -> None:
-    command = ("train", "lora", str(data), "-m", str(tiny_dir), "--name", "mine")
+@pytest.mark.parametrize("line", [("lora", "data.jsonl"), ("resume", "mine")], ids=" ".join)
+def test_the_other_processes_of_a_launch_help_and_are_quiet(run, job, monkeypatch, line) -> None:
     job()
-    assert run(*command).code == 0
-    called = job()
+    helped = []
+    monkeypatch.setattr(sys.modules["mobilellm_mlx.training.job"], "help_along",
+                        lambda: helped.append(True), raising=False)  # fmt: skip
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     monkeypatch.setenv("MLX_RANK", "1")
-    result = run(*command)
+    result = run("train", *line)  # model and data are what the first one says
     assert (result.code, result.out, result.err) == (0, "", "")
-    assert called["run"] == Run.open("mine")
-    result = run(*command[:-2])
-    assert result.code == 2 and "--name" in result.err
+    assert helped == [True] and list_runs() == []
 
 
 # ---------------------------------------------------------------- what is kept

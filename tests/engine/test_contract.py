@@ -20,6 +20,7 @@ from mobilellm_mlx.events import (
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.testing import ScriptedEngine
+from tests.adapters.made import write_random_adapter
 
 HI = [Message("user", "hi there")]
 OPTIONS = GenerationOptions(max_tokens=30)
@@ -147,6 +148,32 @@ def test_another_model_can_take_the_place(engine: ChatEngine, tmp_path: Path) ->
     assert second.fingerprint != first.fingerprint != ""
     *_, summary = engine.chat(HI, OPTIONS)
     assert isinstance(summary, GenerationSummary) and summary.model == "other"
+
+
+def test_an_adapter_is_named_and_makes_it_another_model(
+    engine: ChatEngine, tiny_dir: Path, tmp_path: Path
+) -> None:
+    adapter = write_random_adapter(tmp_path / "pirate", tiny_dir).path
+    *_, bare = engine.load()
+    *_, worn = engine.adapt(adapter)
+    assert isinstance(bare, ModelLoaded) and isinstance(worn, ModelLoaded)
+    assert worn == engine.info
+    assert (bare.adapter, worn.adapter) == (None, "pirate")
+    assert worn.fingerprint != bare.fingerprint
+    *_, again = engine.adapt(None)
+    assert again == bare
+
+
+def test_a_question_aside_may_be_asked_with_another_adapter(
+    engine: ChatEngine, tiny_dir: Path, tmp_path: Path
+) -> None:
+    adapter = write_random_adapter(tmp_path / "pirate", tiny_dir).path
+    *_, bare = engine.load()
+    *_, summary = engine.chat(HI, OPTIONS, aside=True, adapter=adapter)
+    assert isinstance(summary, GenerationSummary)
+    assert engine.info == bare
+    with pytest.raises(ValueError, match="adapt"):
+        list(engine.chat(HI, OPTIONS, adapter=adapter))
 
 
 def test_closing_twice_is_fine(engine: ChatEngine) -> None:

@@ -1,0 +1,124 @@
+"""Which model an adapter was made for: the SHA-256 of its files, whatever they are computed in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mobilellm_mlx.adapters.record import AdapterInfo
+from mobilellm_mlx.errors import AdapterError, ModelNotFound
+from mobilellm_mlx.paths import MANIFEST, cache_dir
+
+_KEPT = "digests.json"
+_MOST_KEPT = 1000
+
+
+def model_sha256(directory: Path) -> str:
+    """The SHA-256 of a model directory's weights and configuration, names and bytes.
+
+    Its manifest is believed while no file is newer than it or of another size. What has to be read
+    is remembered, so that large files are read once.
+
+    Raises:
+        ModelNotFound: when there are no weights.
+    """
+    files = sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise ModelNotFound(f"`{directory}` is not a model directory: it has no weights")
+    told, kept = _manifest_digests(directory), _read_kept()
+    known = dict(kept)
+    whole = hashlib.sha256()
+    try:
+        for path in (directory / "config.json", *files):
+            digest = told.get(path.name) or _digest(path, kept)
+            whole.update(f"{path.name} {digest}\n".encode())
+    except OSError as error:
+        raise ModelNotFound(f"`{error.filename}` cannot be read: {error.strerror}") from error
+    if kept != known:
+        _write_kept(kept)
+    return whole.hexdigest()
+
+
+def fits(info: AdapterInfo, directory: Path) -> bool | None:
+    """Whether an adapter was made for the model in a directory; None when nothing says so."""
+    return None if info.base_sha256 is None else info.base_sha256 == model_sha256(directory)
+
+
+def require_fit(info: AdapterInfo, directory: Path, model: str, *, force: bool = False) -> None:
+    """Refuse an adapter of another model.
+
+    Args:
+        info: of the adapter.
+        directory: of the model.
+        model: its name.
+        force: whether it is to be used nevertheless.
+
+    Raises:
+        AdapterError: when it was made for another model, and is not forced.
+    """
+    if force or fits(info, directory) is not False:
+        return
+    made_for = info.base_name or "another model"
+    another = "another version of it" if made_for == model else f"`{made_for}`"
+    raise AdapterError(
+        f"the adapter `{info.name}` is not for `{model}`: it was made for {another}",
+        "use it with its own model, or force it with `--force-adapter`; what comes of that "
+        "may be nonsense",
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest_digests(directory: Path) -> dict[str, str]:
+    """The digests that a model's manifest has of files that did not change since."""
+    path, digests = directory / MANIFEST, {}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        written = path.stat().st_mtime_ns
+        for name, entry in json.loads(path.read_bytes())["files"].items():
+            status = (directory / name).stat()
+            same = status.st_size == entry["bytes"] and status.st_mtime_ns <= written
+            if same and len(bytes.fromhex(entry["sha256"])) == 32:
+                digests[name] = entry["sha256"]
+    return digests
+
+
+def _digest(path: Path, kept: dict[str, Any]) -> str:
+    """Of a file; taken from ``kept`` and noted there."""
+    status, name = path.stat(), os.fspath(path.resolve())
+    key = [status.st_size, status.st_mtime_ns]
+    entry = kept.get(name)
+    if isinstance(entry, list) and entry[:2] == key and isinstance(entry[-1], str):
+        return entry[-1]
+    digest = file_sha256(path)
+    kept[name] = [*key, digest]
+    return digest
+
+
+def _read_kept() -> dict[str, Any]:
+    with suppress(OSError, ValueError, RecursionError):
+        kept = json.loads((cache_dir() / _KEPT).read_bytes())
+        if isinstance(kept, dict):
+            return kept
+    return {}
+
+
+def _write_kept(kept: dict[str, Any]) -> None:
+    """Note the newest; where the disk does not take them, they are made again."""
+    path = cache_dir() / _KEPT
+    part = path.with_name(f".{_KEPT}.{secrets.token_hex(4)}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        newest = dict(list(kept.items())[-_MOST_KEPT:])
+        part.write_text(json.dumps(newest, indent=1), encoding="utf-8")
+        part.replace(path)
+    with suppress(OSError):
+        part.unlink()

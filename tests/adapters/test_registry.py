@@ -1,0 +1,193 @@
+"""The registry keeps adapters whole, under names that are safe, and loses none."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobilellm_mlx.adapters import Registry, fits, model_sha256, read_info, registry
+from mobilellm_mlx.adapters.identity import file_sha256
+from mobilellm_mlx.adapters.registry import check_name
+from mobilellm_mlx.errors import AdapterError, ModelNotFound, StorageError
+from mobilellm_mlx.paths import cache_dir
+from tests.adapters.made import write_random_adapter
+from tests.adapters.test_record import write
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Registry:
+    """Holds ``pirate``; ``tools`` came with the program."""
+    write(tmp_path / "pirate")
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    write(shipped / "tools")
+    found = Registry(tmp_path / "root", shipped)
+    found.add(tmp_path / "pirate", "pirate")
+    return found
+
+
+def files_in(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir())
+
+
+def names(found: Registry) -> list[str]:
+    return [info.name for info in found.list()]
+
+
+def test_what_was_added_is_found_beside_what_was_shipped(here: Registry) -> None:
+    assert names(here) == ["pirate", "tools"]
+    assert [info.shipped for info in here.list()] == [False, True]
+    assert here.find("pirate").path == here.root / "pirate"
+
+
+def test_a_directory_is_found_too(here: Registry, tmp_path: Path) -> None:
+    assert here.find(str(write(tmp_path / "elsewhere"))).name == "elsewhere"
+
+
+def test_a_name_that_is_nearly_one_is_suggested(here: Registry) -> None:
+    with pytest.raises(AdapterError) as error:
+        here.find("pirat")
+    assert error.value.hint == "did you mean `pirate`?"
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../up", "a/b", "/etc", ".hidden", "-rm", "a b", "a\nb", "ü", "x" * 65]
+)
+def test_a_name_that_is_a_way_somewhere_is_refused(name: str, here: Registry) -> None:
+    for act in (check_name, lambda n: here.rename("pirate", n)):
+        with pytest.raises(AdapterError, match="cannot be the name"):
+            act(name)
+    assert here.kept(name) is None
+    assert names(here) == ["pirate", "tools"]
+
+
+def test_a_name_is_given_once(here: Registry, tmp_path: Path) -> None:
+    for taken in ("pirate", "Pirate", "tools"):
+        with pytest.raises(AdapterError, match="already"):
+            here.add(tmp_path / "pirate", taken)
+    with pytest.raises(AdapterError, match="already"):
+        here.rename("pirate", "TOOLS")
+    assert here.rename("pirate", "Pirate").name == "Pirate"
+
+
+def test_one_of_the_same_name_goes_when_it_may(here: Registry, tmp_path: Path) -> None:
+    (tmp_path / "pirate" / "README.md").write_text("newer")
+    here.add(tmp_path / "pirate", "pirate", replacing=True)
+    assert (here.root / "pirate" / "README.md").read_text() == "newer"
+    assert files_in(here.root) == ["pirate"]
+    with pytest.raises(AdapterError, match="already"):
+        here.add(tmp_path / "pirate", "tools", replacing=True)
+
+
+def test_a_free_name_is_near_the_one_that_was_wanted(here: Registry) -> None:
+    assert here.free_name("captain") == "captain"
+    assert here.free_name("pirate") == "pirate-2"
+    assert here.free_name("my data/ü (1)") == "my-data-1"
+    assert here.free_name("...") == "adapter"
+
+
+def test_what_was_shipped_is_not_changed(here: Registry) -> None:
+    for act in (here.remove, lambda name: here.rename(name, "mine")):
+        with pytest.raises(AdapterError, match="came with the program"):
+            act("tools")
+    assert names(here) == ["pirate", "tools"]
+
+
+def test_a_removed_adapter_is_gone(here: Registry) -> None:
+    here.remove("pirate")
+    assert names(here) == ["tools"] and files_in(here.root) == []
+
+
+def test_of_a_link_only_the_link_is_removed(here: Registry, tmp_path: Path) -> None:
+    (here.root / "linked").symlink_to(tmp_path / "pirate")
+    here.remove("linked")
+    assert (tmp_path / "pirate" / "adapter_config.json").is_file()
+    assert names(here) == ["pirate", "tools"]
+
+
+def test_one_damaged_adapter_does_not_hide_the_others(here: Registry) -> None:
+    write(here.root / "broken", [])
+    assert names(here) == ["pirate", "tools"]
+    assert list(here.damaged()) == ["broken"]
+    here.remove("broken")
+    assert here.damaged() == {}
+
+
+def test_only_an_adapters_own_files_are_copied(here: Registry, tmp_path: Path) -> None:
+    source = tmp_path / "pirate"
+    (source / "secret.txt").write_text("mine")
+    here.add(source, "copy")
+    assert files_in(here.root / "copy") == ["adapter_config.json", "adapters.safetensors"]
+    (source / "README.md").symlink_to(source / "secret.txt")
+    with pytest.raises(AdapterError, match="link"):
+        here.add(source, "another")
+    assert files_in(here.root) == ["copy", "pirate"]  # nothing half-made is left
+
+
+def test_an_export_is_a_directory_of_its_own(here: Registry, tmp_path: Path) -> None:
+    assert here.export("tools", tmp_path / "out" / "tools").path == tmp_path / "out" / "tools"
+    assert read_info(tmp_path / "out" / "tools").rank == 4
+    with pytest.raises(StorageError, match="already"):
+        here.export("tools", tmp_path / "out")
+
+
+def test_what_only_we_can_use_is_not_exported(here: Registry, tmp_path: Path) -> None:
+    write(here.root / "twice", manifest={"per_run": True})
+    with pytest.raises(AdapterError, match="mlx-lm lacks"):
+        here.export("twice", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_made(
+    here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match="No space left"):
+        here.add(tmp_path / "pirate", "another")
+    assert files_in(here.root) == ["pirate"]
+
+
+def test_the_registry_lies_among_the_persons_data(home: Path) -> None:
+    assert Registry().root == home / "data" / "adapters"
+    assert Registry(shipped=home).list() == []
+    assert registry.SHIPPED.name == "shipped"
+
+
+# -------------------------------------------------------------------- whose adapter it is
+
+
+def test_an_adapter_fits_its_base_wherever_that_lies(tiny_dir: Path, tmp_path: Path) -> None:
+    info = write_random_adapter(tmp_path / "one", tiny_dir)
+    shutil.copytree(tiny_dir, tmp_path / "copy")
+    assert fits(info, tmp_path / "copy") is True
+    (tmp_path / "copy" / "config.json").write_text("{}")
+    assert fits(info, tmp_path / "copy") is False
+    assert fits(read_info(write(tmp_path / "theirs")), tiny_dir) is None
+    with pytest.raises(ModelNotFound):
+        model_sha256(tmp_path)
+
+
+def test_a_manifest_is_believed_while_no_file_is_newer(tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "config.json").write_text("{}")
+    (place / "model.safetensors").write_bytes(b"weights")
+    true = model_sha256(place)
+    entries = {
+        name: {"bytes": (place / name).stat().st_size, "sha256": file_sha256(place / name)}
+        for name in ("config.json", "model.safetensors")
+    }
+    (place / "mobilellm.json").write_text(json.dumps({"files": entries}))
+    shutil.rmtree(cache_dir())
+    assert model_sha256(place) == true
+    assert not cache_dir().exists()  # nothing had to be read
+    status = (place / "mobilellm.json").stat()
+    (place / "model.safetensors").write_bytes(b"WEIGHTS")
+    os.utime(place / "model.safetensors", ns=(0, status.st_mtime_ns + 1_000_000))
+    assert model_sha256(place) != true
