@@ -18,8 +18,27 @@ from mobilellm_mlx.errors import ConfigError
 Method = Literal["lora", "dora", "full"]
 LossOn = Literal["assistant", "last", "all"]
 OptimizerName = Literal["adamw", "adam", "lion", "adafactor", "muon", "sgd"]
-ToolFormat = Literal["", "hermes", "smollm2", "llama3", "paper"]
+ToolFormat = Literal["auto", "hermes", "smollm2", "llama3", "paper"]
 Schedule = Literal["cosine", "linear", "constant"]
+
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "What is trained": (
+        "method", "rank", "alpha", "rank_stabilised", "dropout", "modules", "layers", "per_run",
+    ),
+    "What is learned": (
+        "loss_on", "max_tokens", "valid_share", "system", "template", "tool_format", "only_calls",
+    ),
+    "How long": ("epochs", "steps", "patience", "seed"),
+    "How fast": (
+        "learning_rate", "schedule", "warmup", "final_rate", "optimizer", "weight_decay", "clip",
+    ),
+    "Batches and memory": (
+        "batch_size", "accumulate", "pack", "checkpoint_layers", "loss_chunk",
+    ),
+    "While it runs": ("validate_every", "save_every", "samples", "sample_tokens"),
+}  # fmt: skip
+"""The settings by what they are about, for helps and forms."""
 
 
 def _option(default: Any, help: str, *, choices: Any = None, least: float | None = None,
@@ -93,7 +112,7 @@ class TrainConfig:
     )
     system: str = _option("", "System prompt in place of the data's own; `-` leaves theirs out.")
     tool_format: ToolFormat = _option(
-        "", "How calls are written where the data has tools and the template has no form for them.",
+        "auto", "How calls are written where the template has no form of its own.",
         choices=ToolFormat,
     )  # fmt: skip
     only_calls: bool = _option(

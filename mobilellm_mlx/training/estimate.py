@@ -1,12 +1,9 @@
 """What a training will take of the memory, counted before it takes it.
 
-Four things lie there at once: weights, gradients, the optimiser's state, and what the forward pass
-keeps for the backward one. The last is counted array by array: MLX keeps what the slope of an
-operation needs, and nothing below the lowest thing that is trained. On top comes the larger of what
-one chunk of logits and one block's backward pass hold for a moment.
-
-Dims: B rows, L tokens of a row, D model, H query heads, K key/value heads, E head dim, F feed-forward,
-V vocabulary, R rank; T tokens of a batch, B x L.
+Weights, gradients and the optimiser's state are there all the time. What the forward pass keeps for
+the backward one is counted array by array: MLX keeps what the slope of an operation needs, and
+nothing below the lowest thing that is trained. On top of that comes the larger of what chunks of
+logits and what the backward pass of one block hold for a moment.
 """
 
 from __future__ import annotations
@@ -16,11 +13,11 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from mobilellm_mlx.backend import available_memory_bytes, backend, nn, tree_flatten
+from mobilellm_mlx.backend import available_memory_bytes, backend, tree_flatten
 from mobilellm_mlx.errors import ConfigError, format_bytes
 from mobilellm_mlx.events import MemoryEstimated
 from mobilellm_mlx.models import LanguageModel
-from mobilellm_mlx.models.lora import BLOCKS, bases, find_modules, weight_shape
+from mobilellm_mlx.models.lora import BLOCKS, LEAVES, bases, find_modules, weight_shape
 from mobilellm_mlx.training.batches import Order
 from mobilellm_mlx.training.config import TrainConfig
 from mobilellm_mlx.training.data.example import Example
@@ -28,9 +25,14 @@ from mobilellm_mlx.training.optimizer import state_copies
 
 _FLOAT32 = 4
 _LEAST_SAVING = 0.05
-# What follows is measured: MLX allocates some operations ahead of those that are done.
+"""Share of the whole that a remedy has to save to be named."""
+_SMALL_CHUNK = 64
+_EPOCHS = 2
+"""Epochs whose batches are looked at; others have like ones."""
+
+# What follows is measured (on a CPU): MLX allocates for some operations ahead of the one at work.
 _LOGITS = 2.1
-"""Copies of a chunk of logits in float32 that its loss and slope hold at once."""
+"""Copies of a chunk of logits in float32 that its loss and slope hold."""
 _NARROW_LOGITS = 1.3
 """Copies beside them in the network's own type, where that is another."""
 _CHUNKS = 3
@@ -38,9 +40,9 @@ _CHUNKS = 3
 _BACKWARD = 1.4
 """What going back through a block holds, as a share of what the block kept."""
 _ARRAYS = 20
-"""Gradients of which the step makes a copy at once."""
+"""Trained arrays of which a step of the optimiser holds a copy at once, at most the largest."""
 _MUON = 3.5
-"""What Muon holds of them instead."""
+"""Copies in the case of Muon."""
 
 
 def estimate_memory(
@@ -53,10 +55,10 @@ def estimate_memory(
         config: of the training.
         examples: all that it will read.
     """
-    parts = _Parts.of(model, config, examples)
+    estimator = _Estimator(model, examples)
+    parts = estimator.parts(config)
     held = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
     available = available_memory_bytes() + held
-    fits = parts.total <= available
     return MemoryEstimated(
         weights_bytes=parts.weights,
         gradients_bytes=parts.gradients,
@@ -64,22 +66,18 @@ def estimate_memory(
         activations_bytes=parts.activations,
         total_bytes=parts.total,
         available_bytes=available,
-        fits=fits,
-        remedies=_remedies(model, config, examples, parts.total),
+        fits=parts.total <= available,
+        remedies=_remedies(estimator, config),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """The shape of a batch: rows, tokens of a row, and tokens that are learned."""
+class _Shape:
+    """Of a batch: rows, tokens of each with padding, and how many of all are learned."""
 
     rows: int
     width: int
     learned: int
-
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,61 +93,86 @@ class _Parts:
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations
 
-    @classmethod
-    def of(cls, model: LanguageModel, config: TrainConfig, examples: Sequence[Example]) -> _Parts:
-        """Those of a training."""
-        chosen = _chosen(model, config)
-        modules = dict(bases(model))
-        base = sum(
-            array.nbytes for name, array in tree_flatten(model.parameters())
-            if name.rpartition(".")[2] not in ("lora_a", "lora_b", "m")
-        )  # fmt: skip
+
+class _Estimator:
+    """Estimates trainings of a network on some examples, whatever the configuration.
+
+    Args:
+        model: the network, with adapters or without.
+        examples: all that is read.
+    """
+
+    def __init__(self, model: LanguageModel, examples: Sequence[Example]):
+        self.model, self.examples = model, examples
+        self._modules = dict(bases(model))
+        self._base = {
+            name: array.nbytes
+            for name, array in tree_flatten(model.parameters())
+            if name.rpartition(".")[2] not in LEAVES
+        }
+        self._shapes: dict[tuple[int, int, bool], set[_Shape]] = {}
+
+    def parts(self, config: TrainConfig) -> _Parts:
+        """What a training takes.
+
+        Raises:
+            ConfigError: when it names modules or blocks that are not there.
+        """
+        base = sum(self._base.values())
+        trained = self._trained(config)
+        total = sum(trained.values())
+        added = 0 if config.method == "full" else total
+        count = _Activations(self.model, config, trained)
+        shapes = self._shapes_of(config)
+        most = max((count.pass_bytes(shape) for shape in shapes), default=0)
+        # Gradients come as what the forward pass kept goes: both are never there in full.
+        activations = max(most - total, count.step_bytes())
+        summed = total if config.accumulate > 1 else 0  # of the passes before
+        state = int(total * state_copies(config))
+        return _Parts(base + added, total + summed, state, activations)
+
+    def _trained(self, config: TrainConfig) -> dict[str, int]:
+        """Bytes of what is trained, by the path of its module."""
         if config.method == "full":
-            trained, added = base, 0
-        else:
-            trained = added = sum(
-                _adapter_bytes(model, config, path, modules[path]) for path in chosen
-            )
-        summed = trained if config.accumulate > 1 else 0  # of the passes before
-        state = trained * state_copies(config)
-        count = _Activations(model, config, chosen)
-        shapes = set(_batches(config, examples))
-        most = max((count.bytes(batch) for batch in shapes), default=0)
-        # Gradients grow as what the forward pass kept goes: both are never there in full.
-        activations = max(most - trained, count.step_bytes())
-        return cls(base + added, trained + summed, int(state), activations)
+            found: dict[str, int] = {}
+            for name, size in self._base.items():
+                path = name.rpartition(".")[0]
+                found[path] = found.get(path, 0) + size
+            return found
+        paths = find_modules(self.model, config.modules, config.layers)
+        return {path: self._adapter_bytes(path, config) for path in paths}
+
+    def _adapter_bytes(self, path: str, config: TrainConfig) -> int:
+        outputs, inputs = weight_shape(self._modules[path])
+        numbers = (inputs + outputs) * config.rank
+        numbers += outputs if config.method == "dora" else 0
+        runs = 1
+        if config.per_run and path.startswith(BLOCKS):
+            runs = self.model.config.layers[_place(path)[0]].runs
+        return numbers * runs * _FLOAT32
+
+    def _shapes_of(self, config: TrainConfig) -> set[_Shape]:
+        key = config.batch_size, config.max_tokens, config.pack
+        if key not in self._shapes:
+            self._shapes[key] = set(_iter_shapes(config, self.examples))
+        return self._shapes[key]
 
 
-def _chosen(model: LanguageModel, config: TrainConfig) -> tuple[str, ...]:
-    if config.method == "full":
-        return tuple(path for path, _ in bases(model))
-    return find_modules(model, config.modules, config.layers)
-
-
-def _adapter_bytes(model: LanguageModel, config: TrainConfig, path: str, module: nn.Module) -> int:
-    outputs, inputs = weight_shape(module)
-    numbers = (inputs + outputs) * config.rank + (outputs if config.method == "dora" else 0)
-    runs = 1
-    if config.per_run and path.startswith(BLOCKS):
-        block = model.model.layers[int(path.removeprefix(BLOCKS).partition(".")[0])]
-        runs = block.turn.runs
-    return numbers * runs * _FLOAT32
-
-
-def _batches(config: TrainConfig, examples: Sequence[Example]) -> Iterator[_Batch]:
-    """The shapes of an epoch's batches."""
+def _iter_shapes(config: TrainConfig, examples: Sequence[Example]) -> Iterator[_Shape]:
+    """Those of the batches of some epochs."""
     most = config.max_tokens
     short = [
         Example(one.tokens[:most], one.learned[:most]) if len(one) > most else one
         for one in examples
     ]
-    order = Order(short, config.batch_size, config.seed, most if config.pack else None)
     learned = [one.learned_count for one in short]
-    step = 1 if backend().name == "cpu" else 32
-    for rows in order.epoch(0):
-        width = max(sum(len(short[index]) for index in row) for row in rows)
-        count = sum(learned[index] for row in rows for index in row)
-        yield _Batch(len(rows), ceil(width / step) * step, count)
+    order = Order(short, config.batch_size, config.seed, most if config.pack else None)
+    step = 1 if backend().name == "cpu" else 32  # as batches are rounded up
+    for number in range(_EPOCHS):
+        for rows in order.epoch(number):
+            width = max(sum(len(short[index]) for index in row) for row in rows)
+            counts = sum(learned[index] for row in rows for index in row)
+            yield _Shape(len(rows), ceil(width / step) * step, counts)
 
 
 class _Activations:
@@ -158,134 +181,134 @@ class _Activations:
     Args:
         model: the network.
         config: of the training.
-        chosen: paths of the modules that are trained.
+        trained: bytes of what is trained, by module.
     """
 
-    def __init__(self, model: LanguageModel, config: TrainConfig, chosen: Sequence[str]):
-        self._model, self._config = model, config
+    def __init__(self, model: LanguageModel, config: TrainConfig, trained: dict[str, int]):
+        self._model, self._config, self._sizes = model.config, config, trained
         self._item = model.dtype.size
         self._full = config.method == "full"
-        self._trained: dict[int, set[str]] = {}
-        for path in chosen:
+        self._on_gpu = backend().name != "cpu"
+        self._names: dict[int, set[str]] = {}
+        for path in trained:
             if path.startswith(BLOCKS):
-                number, _, name = path.removeprefix(BLOCKS).partition(".")
-                self._trained.setdefault(int(number), set()).add(name.rpartition(".")[2])
-        below = any("embed_tokens" in path for path in chosen)
-        self._lowest = 0 if below else min(self._trained, default=len(model.config.layers))
+                number, name = _place(path)
+                self._names.setdefault(number, set()).add(name)
+        lowest = min(self._names, default=len(self._model.layers))
+        self._lowest = 0 if "model.embed_tokens" in trained else lowest
 
-    def bytes(self, batch: _Batch) -> int:
-        """The most that one forward and backward pass of a batch holds."""
-        layers = self._model.config.layers
-        blocks = [
-            (self._kept(number, batch), layers[number].runs)
+    def pass_bytes(self, shape: _Shape) -> int:
+        """The most that the forward and backward pass of a batch holds."""
+        tokens = shape.rows * shape.width
+        hidden = tokens * self._model.hidden_size * self._item
+        layers = self._model.layers
+        kept = [
+            tokens * self._kept(number, shape.width)
             for number in range(self._lowest, len(layers))
+            for _ in range(layers[number].runs)
         ]
-        largest = max((kept for kept, _ in blocks), default=0.0)
-        hidden = batch.tokens * self._model.config.hidden_size * self._item
+        moment = max(kept, default=0.0) * _BACKWARD
         if self._config.checkpoint_layers:
-            kept = sum(hidden * runs for _, runs in blocks)
-            backward = largest * (1 + _BACKWARD)
-        else:
-            kept = sum(each * runs for each, runs in blocks)
-            backward = largest * _BACKWARD
-        return int(kept + 2 * hidden + max(backward, self._loss(batch)))
+            moment += max(kept, default=0.0)
+            kept = [hidden] * len(kept)
+        return int(sum(kept) + 2 * hidden + max(moment, self._loss(shape)))
 
-    def _kept(self, number: int, batch: _Batch) -> float:
-        """What a run of a block keeps for its backward pass."""
-        model, names = self._model.config, self._trained.get(number, set())
-        gpu = backend().name != "cpu"
-        layer, item = model.layers[number], self._item
-        wide = item if gpu else _FLOAT32  # on a CPU norms compute in float32
-        dim, ffn = model.hidden_size, model.intermediate_size
-        queries, keys = (
-            heads * model.head_dim
-            for heads in (model.num_attention_heads, model.num_key_value_heads)
-        )
-        kept = dim * wide  # what the norm reads
-        kept += (2 if gpu else 4) * ffn * item  # gate and up; on a CPU also the steps between
+    def _kept(self, number: int, width: int) -> float:
+        """What a run of a block keeps for its backward pass, for each token."""
+        model, names, item = self._model, self._names.get(number, set()), self._item
+        layer, dim, ffn = model.layers[number], model.hidden_size, model.intermediate_size
+        queries = model.num_attention_heads * model.head_dim
+        keys = model.num_key_value_heads * model.head_dim
+        normed = dim * (item if self._on_gpu else _FLOAT32)  # what a norm reads
+        # Gate and up; where nothing is compiled, the sigmoid and its product with the gate too.
+        kept: float = normed + (2 if self._on_gpu else 4) * ffn * item
         inputs = [({"gate_proj", "up_proj"}, dim), ({"down_proj"}, ffn)]
         if layer.attention != "none":
-            kept += dim * wide + (queries + 2 * keys) * item
+            kept += normed + (queries + 2 * keys) * item
+            kept += model.num_attention_heads * width * item  # probabilities
             kept += (queries + keys) * item if layer.qk_norm else 0
-            kept += model.num_attention_heads * batch.width * item  # probabilities
             inputs += [({"q_proj", "k_proj", "v_proj"}, dim), ({"o_proj"}, queries)]
         for users, size in inputs:
-            if using := users & names:
-                kept += self._input(size, len(using), norm=size == dim)
-        sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": dim,
-                 "gate_proj": ffn, "up_proj": ffn, "down_proj": dim}  # fmt: skip
+            kept += self._kept_input(size, len(users & names), is_normed=size == dim)
         if not self._full:
             kept += len(names) * self._config.rank * _FLOAT32
         if self._config.method == "dora":
-            kept += sum(sizes[name] for name in names) * item
-        return kept * batch.tokens
+            outputs = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": dim,
+                       "gate_proj": ffn, "up_proj": ffn, "down_proj": dim}  # fmt: skip
+            kept += sum(outputs[name] for name in names) * item
+        return kept
 
-    def _input(self, size: int, users: int, *, norm: bool) -> float:
-        """An input of trained modules, by token."""
-        if self._full:
-            return size * self._item * (2 if norm else 1)
+    def _kept_input(self, size: int, users: int, *, is_normed: bool) -> float:
+        """What trained modules keep of an input that they share, for each token."""
+        if not users:
+            return 0
+        if self._full:  # a norm's weight wants its input as well
+            return size * self._item * (2 if is_normed else 1)
         if self._config.dropout:
-            return 2 * size * _FLOAT32 * users
-        if self._item != _FLOAT32:  # small matrices are float32, and so is what they read
-            return size * _FLOAT32 * users
-        return size * _FLOAT32
+            return size * _FLOAT32 * 2 * users
+        # Small matrices are float32: of 16 bits each reads a copy of its own, unless compiled.
+        shared = self._item == _FLOAT32 or self._on_gpu
+        return size * _FLOAT32 * (1 if shared else users)
 
-    def _loss(self, batch: _Batch) -> float:
-        """What the loss of some chunks holds, and the gradient of the head if it is trained."""
-        model, learned = self._model.config, max(1, batch.learned)
-        tokens = min(self._config.loss_chunk, learned)
-        chunks = min(_CHUNKS, ceil(learned / tokens))
-        number = _LOGITS * _FLOAT32  # bytes
+    def _loss(self, shape: _Shape) -> float:
+        """What the loss of some chunks holds, with the gradient of the head if that is trained."""
+        learned, chunk = max(1, shape.learned), self._config.loss_chunk
+        number = _LOGITS * _FLOAT32
         if self._item != _FLOAT32:
             number += _NARROW_LOGITS * self._item
-        held = chunks * tokens * model.vocab_size * number
-        if self._full:
-            held += (2 + 2 * chunks) * self._head_bytes()
-        return held
+        logits = min(learned, _CHUNKS * chunk) * self._model.vocab_size * number
+        return logits + (2 + 2 * min(_CHUNKS, ceil(learned / chunk))) * self._head
 
-    def _head_bytes(self) -> int:
-        model = self._model.config
-        return model.vocab_size * model.hidden_size * self._item
+    @property
+    def _head(self) -> int:
+        """Bytes of what is trained of the head."""
+        path = "model.embed_tokens" if self._model.tie_word_embeddings else "lm_head"
+        return self._sizes.get(path, 0)
 
     def step_bytes(self) -> int:
         """What a step of the optimiser holds beside gradients and its state."""
-        if not self._full:
-            return 0
-        sizes = sorted((array.nbytes for _, array in tree_flatten(self._model.parameters())))
-        held = sum(sizes[-_ARRAYS:])
-        held = held * _MUON if self._config.optimizer == "muon" else held
-        return int(max(held, 2 * self._head_bytes()))
+        copies = _MUON if self._config.optimizer == "muon" else 1
+        largest = sorted(self._sizes.values())[-_ARRAYS:]
+        return int(max(sum(largest) * copies, 2 * self._head))
 
 
-def _remedies(
-    model: LanguageModel, config: TrainConfig, examples: Sequence[Example], total: int
-) -> list[str]:
+def _place(path: str) -> tuple[int, str]:
+    """Number of the block and last part of the name."""
+    number, _, name = path.removeprefix(BLOCKS).partition(".")
+    return int(number), name.rpartition(".")[2]
+
+
+def _remedies(estimator: _Estimator, config: TrainConfig) -> list[str]:
     """Options that make a training smaller, with what each saves, most first."""
-    longest = max((len(one) for one in examples), default=0)
-    if config.pack:
-        longest = config.max_tokens
-    changes: dict[str, dict[str, Any]] = {}
-    if config.batch_size > 1:
-        half = config.batch_size // 2
-        changes[f"`--batch-size {half}`"] = {"batch_size": half}
-    if (shorter := min(longest, config.max_tokens) // 2) >= 32:
-        changes[f"`--max-tokens {shorter}`"] = {"max_tokens": shorter}
-    if not config.checkpoint_layers:
-        changes["`--checkpoint-layers`"] = {"checkpoint_layers": True}
-    if config.loss_chunk > 64:
-        changes["`--loss-chunk 64`"] = {"loss_chunk": 64}
-    if config.method == "full":
-        changes["`lora` in place of `full`"] = {"method": "lora"}
-    elif config.layers == "all" and (half := len(model.model.layers) // 2):
-        changes[f'`--layers "last {half}"`'] = {"layers": f"last {half}"}
-    if config.method != "full" and config.rank > 1:
-        changes[f"`--rank {config.rank // 2}`"] = {"rank": config.rank // 2}
+    total = estimator.parts(config).total
     savings = []
-    for words, change in changes.items():
+    for words, change in _changes(estimator, config):
         try:
-            saved = total - _Parts.of(model, config.merged(change), examples).total
-        except ConfigError:
+            saved = total - estimator.parts(config.merged(change)).total
+        except ConfigError:  # half the blocks may have nothing that is named
             continue
         if saved > _LEAST_SAVING * total:
             savings.append((saved, f"{words} saves {format_bytes(saved)}"))
-    return [words for _, words in sorted(savings, reverse=True)]
+    return [sentence for _, sentence in sorted(savings, reverse=True)]
+
+
+def _changes(estimator: _Estimator, config: TrainConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What could be chosen in place of what is."""
+    if half := config.batch_size // 2:
+        yield f"`--batch-size {half}`", {"batch_size": half}
+    longest = max((len(one) for one in estimator.examples), default=0)
+    shorter = (config.max_tokens if config.pack else min(longest, config.max_tokens)) // 2
+    if shorter >= 32:
+        yield f"`--max-tokens {shorter}`", {"max_tokens": shorter}
+    if not config.checkpoint_layers:
+        yield "`--checkpoint-layers`", {"checkpoint_layers": True}
+    if config.loss_chunk > _SMALL_CHUNK:
+        yield f"`--loss-chunk {_SMALL_CHUNK}`", {"loss_chunk": _SMALL_CHUNK}
+    if config.method == "full":
+        yield "`lora` in place of `full`", {"method": "lora"}
+        return
+    half_blocks = len(estimator.model.model.layers) // 2
+    if config.layers == "all" and half_blocks:
+        yield f'`--layers "last {half_blocks}"`', {"layers": f"last {half_blocks}"}
+    if half_rank := config.rank // 2:
+        yield f"`--rank {half_rank}`", {"rank": half_rank}

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -39,6 +39,7 @@ from mobilellm_mlx.training.checkpoint import WEIGHTS, Checkpoints, read_arrays
 from mobilellm_mlx.training.config import TrainConfig
 from mobilellm_mlx.training.data import Data, data_sha256, load_data
 from mobilellm_mlx.training.estimate import estimate_memory
+from mobilellm_mlx.training.helping import digest, hear, tell
 from mobilellm_mlx.training.loop import Trainer, Want
 from mobilellm_mlx.training.runs import Run
 from mobilellm_mlx.training.workers import Workers, join_workers
@@ -60,13 +61,29 @@ def train(
     """
     workers = join_workers()
     job = _Job(run, workers, resume, force, stop or threading.Event())
-    with ExitStack() as held:
-        if workers.leads:
-            held.enter_context(run.lock())
+    with run.lock():
+        workers.gather(tell(run, resume=resume, force=force))
         for event in job.events():
-            if workers.leads:
-                run.note(event)
-                yield event
+            run.note(event)
+            yield event
+
+
+def help_along() -> None:
+    """Take part in the training of the first process: compute, and neither say nor write anything.
+
+    Raises:
+        WorkerLost: when another process has ended before the training has.
+        MobileLLMError: one of its kinds, when this process cannot go on.
+    """
+    workers = join_workers()
+    if workers.leads:
+        raise TrainingError(
+            "this process was told to help in a training, but there is no other one",
+            "start all with `mlx.launch`, or unset `MLX_RANK`",
+        )
+    run, manner = hear(workers.gather("")[0])
+    for _ in _Job(run, workers, manner["resume"], manner["force"], threading.Event()).events():
+        pass
 
 
 class _Job:
@@ -87,10 +104,13 @@ class _Job:
         yield from self._require_same()  # a refusal is no end of the run
         trainer: Trainer | None = None
         try:
-            loaded, data = self._load()
+            with self._workers.together():
+                loaded, data = self._load()
+            self._workers.require_alike({"the tokens of the examples": _digest(data)})
             trainer = self._make_trainer(loaded, data)
-            if self._resume and trainer.resume() and self._workers.leads:
+            if self._resume and self._workers.leads and trainer.resume():
                 self._run.cut(trainer.state.step)
+            trainer.follow_first()
             yield from self._estimate(loaded, data, trainer)
             yield self._beginning(loaded, data, trainer)
             for event in trainer.run():
@@ -110,19 +130,23 @@ class _Job:
         """What changed since the run began is named, and refused unless forced."""
         run = self._run
         changed = []
-        if model_sha256(run.base.path) != run.base.sha256:
+        with self._workers.together():
+            model, data = model_sha256(run.base.path), data_sha256(run.data.path)
+        self._workers.require_alike({"the model": model, "the data": data})
+        if model != run.base.sha256:
             changed.append(f"the model `{run.base.path}`")
-        if data_sha256(run.data.path) != run.data.sha256:
+        if data != run.data.sha256:
             changed.append(f"the data `{run.data.path}`")
         if not changed:
             return
         what = " and ".join(changed)
         verb = "have" if len(changed) > 1 else "has"
         if not self._force:
-            raise TrainingError(
-                f"{what} {verb} changed since the run `{run.name}` began",
-                "put it back, start a new run, or go on all the same with `--force`",
-            )
+            with self._workers.together():
+                raise TrainingError(
+                    f"{what} {verb} changed since the run `{run.name}` began",
+                    "put it back, start a new run, or go on all the same with `--force`",
+                )
         yield Notice(f"{what} {verb} changed since the run began")
 
     def _load(self) -> tuple[LoadedModel, Data]:
@@ -184,9 +208,10 @@ class _Job:
         estimate = estimate_memory(loaded.model, self._config, [*data.train, *data.valid])
         self._estimated = estimate.total_bytes
         yield estimate
-        if not estimate.fits:
-            if not self._force:
+        with self._workers.together():
+            if not estimate.fits and not self._force:
                 raise TrainingError(_does_not_fit(estimate), _remedies(estimate))
+        if not estimate.fits:
             yield Notice(_does_not_fit(estimate))
         mx.reset_peak_memory()
 
@@ -210,11 +235,13 @@ class _Job:
 
     def _end(self, loaded: LoadedModel, data: Data, trainer: Trainer) -> Iterator[Event]:
         summary = self._summary(trainer)
-        best = Checkpoints(self._run.checkpoints).best()
-        if best is not None and trainer.ended in ("finished", "early stop"):
-            weights = read_arrays(best / WEIGHTS)
+        best = Checkpoints(self._run.checkpoints).best() if self._workers.leads else None
+        (found,) = self._workers.sum_numbers(best is not None)
+        if found and trainer.ended in ("finished", "early stop"):
+            weights = read_arrays(best / WEIGHTS) if best else {}
             loaded.model.load_weights(list(weights.items()), strict=False)
             if data.test:
+                trainer.follow_first()
                 loss, _ = trainer.measure(data.test)
                 summary = replace(summary, test_loss=loss if isfinite(loss) else None)
             if self._workers.leads:
@@ -301,6 +328,10 @@ def lora_spec(model: Any, config: TrainConfig) -> LoraSpec:
     return LoraSpec(config.method, config.rank, config.scale, paths, config.dropout, config.per_run)
 
 
+def _digest(data: Data) -> str:
+    return digest((data.train, data.valid, data.test))
+
+
 def _scores(summary: TrainSummary) -> dict[str, Any]:
     names = ("first_loss", "best_loss", "best_step", "last_loss", "test_loss", "step", "tokens")
     found = {name: getattr(summary, name) for name in names}
@@ -309,7 +340,7 @@ def _scores(summary: TrainSummary) -> dict[str, Any]:
 
 def _tools(config: TrainConfig) -> dict[str, Any] | None:
     """What a chat has to know to use the adapter for calls."""
-    if not config.tool_format:
+    if config.tool_format == "auto":
         return None
     return {"style": config.tool_format, "only_calls": config.only_calls}
 

@@ -7,9 +7,11 @@ from its last checkpoint as if nothing had happened.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +55,7 @@ from mobilellm_mlx.training.optimizer import (
     learning_rate,
     scaled,
 )
-from mobilellm_mlx.training.workers import Workers
+from mobilellm_mlx.training.workers import WorkerLost, Workers
 
 Want = Literal["run", "pause", "stop"]
 _POLL_S = 0.3
@@ -143,12 +145,29 @@ class Trainer:
         mx.eval(self._model.trainable_parameters(), self._optimizer.state)
         self.state, self._saved_step = state, state.step
 
+    def follow_first(self) -> None:
+        """Stand where the first of the processes stands.
+
+        Raises:
+            WorkerLost: when another process has ended.
+        """
+        if self._workers.size == 1:
+            return
+        told = json.dumps({"state": asdict(self.state), "saved": self._saved_step})
+        told = json.loads(self._workers.gather(told if self._workers.leads else "")[0])
+        held = {"weights": self._model.trainable_parameters(), "optimizer": self._optimizer.state}
+        given = self._workers.of_first(held)
+        self._model.update(given["weights"])
+        self._optimizer.state = given["optimizer"]
+        self.state, self._saved_step = TrainState(**told["state"]), told["saved"]
+
     def run(self) -> Iterator[Event]:
         """All steps that are left, as they are done.
 
         Raises:
             InsufficientMemory: when the backend runs out of it.
             StorageError: when a checkpoint cannot be written.
+            WorkerLost: when another process has ended; what was done until then is saved.
         """
         self._model.train()
         self.ended = "finished"
@@ -157,6 +176,9 @@ class Trainer:
                 yield from self._steps()
         except InsufficientMemory as error:
             raise InsufficientMemory(error.message, REMEDIES) from error
+        except WorkerLost:  # between two steps, or in one that has changed nothing yet
+            yield from self._save()
+            raise
         finally:
             self._model.eval()
 
@@ -402,11 +424,16 @@ class Trainer:
         """
         failed, tries = self.state.step + 1, self.state.tries_left - 1
         factor = self.state.rate_factor / 2
-        path = (self._checkpoints.best() if self._valid else None) or self._checkpoints.latest()
-        if tries < 0 or path is None:
+        path = None
+        if self._workers.leads:
+            path = (self._checkpoints.best() if self._valid else None) or self._checkpoints.latest()
+        (found,) = self._workers.sum_numbers(path is not None)
+        if tries < 0 or not found:
             self.ended = "diverged"
             return
-        self._take_up(path)
+        if path is not None:
+            self._take_up(path)
+        self.follow_first()
         self._guard = Guard()
         self.state.tries_left, self.state.rate_factor = tries, factor
         if self._workers.leads:  # a kill must not bring the high rate back

@@ -117,6 +117,9 @@ class Run:
             StorageError: when the disk refuses.
         """
         data = DataRef(data_path.absolute(), data_sha256)
+        if config.template not in ("", "chatml"):  # a resume may start elsewhere
+            template = Path(config.template).expanduser().absolute()
+            config = config.merged({"template": str(template)})
         created = datetime.now(UTC).replace(microsecond=0)
         for each in [check_name(name)] if name is not None else _names(config, base):
             run = cls(each, runs_dir() / each, config, base, data, created)

@@ -21,7 +21,7 @@ FORMAT = "hermes"
 """How calls are written for a template that has no form of its own."""
 
 
-def in_words(conversation: Conversation, format_name: str = "") -> list[Message]:
+def in_words(conversation: Conversation, format_name: str = "auto") -> list[Message]:
     """The messages with tools, calls and results as text.
 
     Raises:
@@ -29,7 +29,7 @@ def in_words(conversation: Conversation, format_name: str = "") -> list[Message]
     """
     if not conversation.has_tools:
         return [Message(turn.role, turn.content) for turn in conversation.turns]
-    form = find_format(format_name or FORMAT)
+    form = find_format(FORMAT if format_name == "auto" else format_name)
     messages = list(_written(conversation.turns, form))
     if not conversation.tools:
         return messages

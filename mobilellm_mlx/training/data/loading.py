@@ -12,7 +12,6 @@ from mobilellm_mlx.messages import Message
 from mobilellm_mlx.templates import ChatTemplate
 from mobilellm_mlx.tokenizer import Tokenizer
 from mobilellm_mlx.training.config import TrainConfig
-from mobilellm_mlx.training.data.calls import in_words
 from mobilellm_mlx.training.data.encoding import Encoder
 from mobilellm_mlx.training.data.example import Example
 from mobilellm_mlx.training.data.reading import (
@@ -133,7 +132,12 @@ class Reader:
         self._renderer = None
         if manner.template is not None:
             self._renderer = Renderer(
-                tokenizer, manner.template, manner.stop_tokens, config.loss_on, config.system
+                tokenizer,
+                manner.template,
+                manner.stop_tokens,
+                config.loss_on,
+                config.system,
+                config.tool_format,
             )
             if manner.end:
                 self._end = tokenizer.special[manner.end]
@@ -244,7 +248,7 @@ class Reader:
         messages = tuple(Message(m["role"], str(m["content"])) for m in shown)
         text = next((m.content for m in reversed(messages) if m.role != "system"), "")
         through = Conversation(conversation.turns[: answers[-1] + 1], conversation.tools)
-        expected = in_words(through)[-1].content
+        expected = self._renderer.in_words(through)[-1].content
         return SamplePrompt(messages, text, expected, self._renderer.prompt(before))
 
     def _halves(self, row: Row) -> tuple[str, str]:

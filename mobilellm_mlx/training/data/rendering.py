@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mobilellm_mlx.errors import DataError, TemplateError
+from mobilellm_mlx.messages import Message
 from mobilellm_mlx.templates import ChatTemplate
 from mobilellm_mlx.tokenizer import Tokenizer
-from mobilellm_mlx.training.config import LossOn
+from mobilellm_mlx.training.config import LossOn, ToolFormat
 from mobilellm_mlx.training.data.calls import as_functions, as_mappings, in_words
 from mobilellm_mlx.training.data.encoding import Span
 from mobilellm_mlx.training.data.guarding import Guard
@@ -54,6 +55,7 @@ class Renderer:
         stop_tokens: end an answer.
         loss_on: which answers are learned.
         system: see ``TrainConfig.system``.
+        tool_format: how calls are written; ``auto`` leaves it to a template that knows tools.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class Renderer:
         stop_tokens: frozenset[int],
         loss_on: LossOn = "assistant",
         system: str = "",
+        tool_format: ToolFormat = "auto",
     ):
         self._tokenizer = tokenizer
         self._guard = Guard(tokenizer)
         self._template = template
         self._loss_on = loss_on
         self._system = system
+        self._tool_format = tool_format
         ends = [re.escape(name) for name, i in tokenizer.special.items() if i in stop_tokens]
         self._end = re.compile("|".join(sorted(ends, key=len, reverse=True))) if ends else None
 
@@ -109,9 +113,14 @@ class Renderer:
     ) -> tuple[list[Mapping[str, Any]], list[dict[str, Any]] | None]:
         """Messages, and the tools of a template that lists them itself, as it is given them."""
         conversation = with_system(conversation, self._system)
-        if conversation.has_tools and self._template.takes_tools:
+        own = self._tool_format == "auto" and self._template.takes_tools
+        if conversation.has_tools and own:
             return as_mappings(conversation), as_functions(conversation)
-        return [message.to_dict() for message in in_words(conversation)], None
+        return [message.to_dict() for message in self.in_words(conversation)], None
+
+    def in_words(self, conversation: Conversation) -> list[Message]:
+        """Messages with tools, calls and results as text."""
+        return in_words(conversation, self._tool_format)
 
     def _rendered(self, rendering: _Rendering) -> list[Rendered]:
         messages, marker = rendering.messages, rendering.marker
