@@ -25,8 +25,10 @@ from .pauses import avoid_pauses
 from .pulls import PullBoard
 from .screens.chat import ChatScreen
 from .screens.help import HelpScreen
+from .screens.training.leaving import Leaving, LeavingScreen
 from .terminal import copy_to_system, outlive_terminal, teach_option_enter
 from .themes import ANSI, THEMES, wants_no_color
+from .training import TrainingBoard
 
 QUIT_WITHIN_S = 3.0
 """Between two presses of Ctrl+C that mean to leave."""
@@ -47,6 +49,7 @@ class MobileLLMApp(App[None]):
     Attributes:
         bridge: the way to the engine.
         board: the pulls that run; None where no other models are offered.
+        trainings: that run; None where nothing is trained.
         failure: what to raise after leaving: the reason why there is no model, or the last
             unexpected failure.
     """
@@ -107,6 +110,7 @@ class MobileLLMApp(App[None]):
         """The signal that asked the program to end."""
         self.bridge = Bridge(engine, session, clock)
         self.board = PullBoard(house.shelf, clock) if house.shelf else None
+        self.trainings = TrainingBoard(house.workshop, clock) if house.workshop else None
         self.failure: Exception | None = None
         self._asked_to_quit = -QUIT_WITHIN_S
         self.attention = Attention(
@@ -117,6 +121,7 @@ class MobileLLMApp(App[None]):
             house,
             title,
             board=self.board,
+            trainings=self.trainings,
             overrides=dict(overrides or {}),
             instructions=instructions,
         )
@@ -139,6 +144,8 @@ class MobileLLMApp(App[None]):
         self.attention.attach()
         if self.board is not None:
             self.board.attach(self)
+        if self.trainings is not None:
+            self.trainings.attach(self)
         if self.house.timers is not None:
             self.alarms = Alarms(self, self.house.timers, self.attention, self.house.now)
             self.alarms.attach()
@@ -208,7 +215,21 @@ class MobileLLMApp(App[None]):
             self.notify("Ctrl+C once more quits", timeout=QUIT_WITHIN_S)
 
     async def action_quit(self) -> None:
+        """Leave, unless something is trained: what becomes of that is asked first."""
+        active = self.trainings.active if self.trainings is not None else []
+        if active and not isinstance(self.screen, LeavingScreen):
+            self.push_screen(LeavingScreen(active), self._leave)
+        else:
+            self._leave("go on")
+
+    def _leave(self, trainings: Leaving | None) -> None:
         """Leave; without a model, that was a failure."""
+        if trainings is None:
+            return
+        if trainings == "stop" and self.trainings is not None:
+            for row in self.trainings.active:
+                with self.chat.desk.explained():
+                    self.trainings.workshop.ask(row.name, "stop")
         self.bridge.stop()
         self.exit(return_code=1 if self.failure is not None else 0)
 
@@ -226,6 +247,15 @@ class MobileLLMApp(App[None]):
         self.chat.rooms.report_pull(event.pull)
         came = "is here" if event.pull.problem is None else "could not be fetched"
         self.attention.job_ended(f"{event.pull.row.name} {came}", event.pull.elapsed_s)
+
+    @on(TrainingBoard.Changed)
+    def show_training(self) -> None:
+        self.chat.rooms.show_pull()
+
+    @on(TrainingBoard.Ended)
+    def report_training(self, event: TrainingBoard.Ended) -> None:
+        self.chat.trains.report(event.row)
+        self.attention.call(f"The training {event.row.name} is {event.row.state}")
 
     @on(heard.ModelReady)
     def forget_failure(self) -> None:

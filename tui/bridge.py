@@ -149,6 +149,15 @@ class Bridge:
         """
         self._start(lambda _: self._engine.load(directory), say.LoadingFailed)
 
+    def adapt(self, adapter: Path | None, *, force: bool = False) -> None:
+        """Put an adapter on the model, or none; ends with ``ModelReady`` or ``AdaptingFailed``.
+
+        Args:
+            adapter: its directory; None takes the present one off.
+            force: whatever it was made for.
+        """
+        self._start(lambda _: self._engine.adapt(adapter, force=force), say.AdaptingFailed)
+
     def ask(self, open_job: OpenJob) -> None:
         """Run a job of the session that answers; ends with ``AnswerEnded`` or ``AnswerFailed``."""
         self._start(open_job, say.AnswerFailed)

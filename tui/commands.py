@@ -24,6 +24,7 @@ Argument = Literal[
     "place",
     "name arguments",
     "on|off|list|rules",
+    "name|none",
 ]
 Choices = Callable[[], Sequence[str]]
 
@@ -61,6 +62,8 @@ COMMANDS = (
     Command("search", "Search all chats", "text"),
     Command("find", "Find in this chat", "text"),
     Command("model", "Choose the model that answers", "name"),
+    Command("adapter", "Choose the adapter on top of the model", "name|none"),
+    Command("train", "Train a model on your own examples"),
     Command("system", "Show or change the system prompt", "text"),
     Command("preset", "Take a system prompt that has a name", "name"),
     Command("set", "Change a setting", "key value"),

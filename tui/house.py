@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from mobilellm_mlx.adapters import Registry
 from mobilellm_mlx.chat.session import Session
 from mobilellm_mlx.chat.snapshots import Snapshots
 from mobilellm_mlx.chat.store import Store
@@ -17,6 +18,7 @@ from mobilellm_mlx.tools.builtin.timers import Timers
 from mobilellm_mlx.tools.toolbox import Toolbox
 
 from .shelf import ModelShelf
+from .workshop import Workshop
 
 Save = Callable[[str, Any], Settings]
 
@@ -65,6 +67,10 @@ class House:
         tool_problems: what could not be used of them, so far; asked together with ``toolbox``.
         timers: what is set to ring; None: nothing rings.
         demo: makes a place for the demo of the tools.
+        adapters: that can be put on top of a model; None: there are none.
+        adapter: the one that was asked for when the program was started: a name or a directory.
+        force_adapter: use that one whatever it was made for.
+        workshop: trains models; None: nothing does.
         now: the local time; a test passes its own.
         folder: where relative paths begin.
     """
@@ -81,6 +87,10 @@ class House:
     tool_problems: Callable[[], Sequence[str]] | None = None
     timers: Timers | None = None
     demo: Callable[[], DemoRun] | None = None
+    adapters: Registry | None = None
+    adapter: str = ""
+    force_adapter: bool = False
+    workshop: Workshop | None = None
     now: Callable[[], datetime] = _local_now
     folder: Path = field(default_factory=Path.cwd)
 

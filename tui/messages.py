@@ -79,6 +79,14 @@ class LoadingFailed(Message):
         self.problem = problem
 
 
+class AdaptingFailed(Message):
+    """The adapter could not be changed; what was there before goes on answering."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.problem = problem
+
+
 class PromptRead(Message):
     """How much of the prompt the model has read, in tokens."""
 

@@ -8,24 +8,29 @@ from typing import Any, ClassVar
 from textual import on
 from textual.binding import Binding, BindingType
 from textual.events import Resize
+from textual.widget import Widget
 
 from mobilellm_mlx.chat.records import SearchHit, StoredMessage
 from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.events import ModelLoaded
 
 from ..bridge import Bridge
 from ..house import House
 from ..leave import ReadingAllowed
 from ..pulls import PullBoard
+from ..training import TrainingBoard
 from ..widgets.find import FindBar
 from ..widgets.finding import Found
 from ..widgets.prompt import Prompt
 from ..widgets.said import MessageAction, MessageBlock
 from ..widgets.sidebar import Sidebar
 from ..widgets.toolnote import ToolNote
+from .adapterroom import AdapterRoom
 from .desk import ERASE_EVERY_S, Desk, last_summary
 from .dispatch import Dispatch
 from .rooms import Rooms
 from .toolroom import ToolRoom
+from .trainroom import TrainRoom
 from .turns import TurnScreen
 
 SIDEBAR_ALONE = 60
@@ -51,6 +56,7 @@ class ChatScreen(TurnScreen):
         house: what there is besides.
         title: what to call the model until it is loaded.
         board: the pulls that run; None where no other models are offered.
+        trainings: that run; None where nothing is trained.
         overrides: sampling that was asked for when the program was started.
         instructions: the same for the system prompt.
     """
@@ -99,14 +105,18 @@ class ChatScreen(TurnScreen):
         title: str,
         *,
         board: PullBoard | None = None,
+        trainings: TrainingBoard | None = None,
         overrides: dict[str, Any] | None = None,
         instructions: str | None = None,
     ) -> None:
         super().__init__(bridge, house, title)
         self.board = board
+        self.trainings = trainings
         self.desk = Desk(self)
         self.rooms = Rooms(self, overrides or {}, instructions)
         self.tools = ToolRoom(self)
+        self.adapters = AdapterRoom(self)
+        self.trains = TrainRoom(self)
         self.dispatch = Dispatch(self)
         self.commands = self.dispatch.commands
         self._sent: set[str] = set()
@@ -121,6 +131,7 @@ class ChatScreen(TurnScreen):
     async def begin_showing(self) -> None:
         self.rooms.apply()
         self.rooms.learn_names()
+        self.adapters.begin()
         self.desk.erase_deleted()
         self.set_interval(ERASE_EVERY_S, self.desk.erase_deleted)
         self.status.change(unsaved=self.house.store is None or self.house.store.path is None)
@@ -288,6 +299,9 @@ class ChatScreen(TurnScreen):
 
     def before_turn(self) -> None:
         self.tools.apply()
+
+    async def model_changed(self, before: ModelLoaded | None, waiting: Widget | None) -> None:
+        await self.adapters.model_changed(before, waiting)
 
     async def answer_ended(self) -> None:
         versions = self.session.versions()

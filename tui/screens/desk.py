@@ -125,6 +125,7 @@ class Desk:
         """
         screen = self._screen
         screen.do_chore(screen.session.keep_cache() if keep else None)
+        screen.adapters.start_over()
         screen.session.reset()
         screen.status.change(summary=None, read=(0, 0), tokens=0)
         await screen.draw_chat()
@@ -143,6 +144,7 @@ class Desk:
             with self.explained():
                 session.open(chat_id)
                 self._screen.do_chore(leaving)
+                self._screen.adapters.follow()
                 self._screen.do_chore(session.restore_cache())
                 last = last_summary(session.branch)
                 self._screen.status.change(summary=last, read=(0, 0), tokens=0)

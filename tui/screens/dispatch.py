@@ -10,6 +10,7 @@ from mobilellm_mlx.errors import InvalidInput, MobileLLMError
 from mobilellm_mlx.settings import SCHEMA, THEMES, find
 
 from ..commands import COMMANDS, Choices, Command, with_choices
+from .adapterroom import NONE
 from .toolroom import SHORT
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Dispatch:
             "delete": lambda _: desk.delete(screen.session.chat.id),
             "undo": lambda _: desk.undo(),
             **self._tool_runs(),
+            **self._adapter_runs(),
+            **self._train_runs(),
             "retry": partial(self._act, "retry"),
             "edit": partial(self._act, "edit"),
             "continue": partial(self._act, "continue"),
@@ -74,10 +77,19 @@ class Dispatch:
             runs["demo"] = lambda _: room.open_demo()
         return runs
 
+    def _adapter_runs(self) -> Mapping[str, Run]:
+        """The adapters, where there can be any."""
+        return {"adapter": self._screen.adapters.command} if self._screen.house.adapters else {}
+
+    def _train_runs(self) -> Mapping[str, Run]:
+        """Fine-tuning, where something does it."""
+        return {"train": lambda _: self._screen.trains.open()} if self._screen.trainings else {}
+
     def _choices(self) -> Mapping[str, Choices]:
         screen = self._screen
         choices: dict[str, Choices] = {
             "model": lambda: screen.rooms.names,
+            "adapter": lambda: [NONE[0], *screen.adapters.names],
             "preset": lambda: ["none", *screen.house.settings.presets],
             "set": lambda: [setting.key for setting in SCHEMA],
             "theme": lambda: [theme.removeprefix("mobilellm-") for theme in THEMES],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -46,6 +46,7 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
         board: runs the jobs, and knows the shelf.
         current: directory of the model in use.
         held_bytes: memory that it holds, and gives back when another is loaded.
+        adapters: gives the names of those that were made for a model.
     """
 
     CSS_PATH = "models.tcss"
@@ -65,11 +66,18 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
         Binding("down", "move(1)", "Down", id="models.down", show=False),
     ]
 
-    def __init__(self, board: PullBoard, current: Path | None = None, held_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        board: PullBoard,
+        current: Path | None = None,
+        held_bytes: int = 0,
+        adapters: Callable[[ModelRow], Sequence[str]] = lambda _: (),
+    ) -> None:
         super().__init__()
         self._board = board
         self._current = current.resolve() if current is not None else None
         self._held_bytes = held_bytes
+        self._adapters = adapters
         self._rows: list[ModelRow] = []
         self._found: dict[Path, ModelRow] = {}
         self._shown: dict[str, ModelRow] = {}
@@ -240,6 +248,8 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
         self._title.update(title_line(row, self._is_current(row)))
         checking = row.path in board.checking
         facts = describe_model(row, board.verdicts.get(row.path), board.clock(), checking)
+        if row.installed and (adapters := self._adapters(row)):
+            facts.append(("adapters", printable(", ".join(adapters))))
         if self._asked is not None:  # only what matters for the answer
             facts = [fact for fact in facts if fact[0] == "memory"]
         elif said:

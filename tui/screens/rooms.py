@@ -18,6 +18,7 @@ from ..pulls import Pull, PullBoard
 from ..shelf import ModelChoice, ModelRow
 from ..text import format_key, printable
 from ..themes import ANSI, DARK, LIGHT, wants_no_color
+from ..widgets.adapters import AdapterList
 from ..widgets.find import FindBar
 from ..widgets.messages import UserMessage
 from ..widgets.models import pull_status
@@ -25,7 +26,9 @@ from ..widgets.prompt import Prompt
 from ..widgets.response import Response
 from ..widgets.sidebar import ChatList, Sidebar
 from ..widgets.toolnote import ToolNote
+from .adapters import AdaptersScreen
 from .approval import ApprovalScreen, ApprovalsScreen
+from .compare import CompareScreen
 from .demo import DemoScreen
 from .dialogs import AskLine, Confirm
 from .help import HelpScreen
@@ -33,6 +36,7 @@ from .models import ModelsScreen
 from .search import SearchScreen
 from .settings import SettingsScreen
 from .tools import ToolList, ToolsScreen
+from .training import FormScreen, LeavingScreen, PathLine, RunList, RunScreen, RunsScreen
 
 if TYPE_CHECKING:
     from .chat import ChatScreen
@@ -85,6 +89,15 @@ class Rooms:
             ToolsScreen,
             ToolList,
             DemoScreen,
+            AdaptersScreen,
+            AdapterList,
+            RunsScreen,
+            RunList,
+            RunScreen,
+            FormScreen,
+            PathLine,
+            LeavingScreen,
+            CompareScreen,
         )
         return list_actions(owners)
 
@@ -208,7 +221,8 @@ class Rooms:
         info = self._screen.info
         current = Path(info.path) if info else None
         held = info.weight_bytes if info else 0
-        self._screen.app.push_screen(ModelsScreen(self._board, current, held), self._use)
+        screen = ModelsScreen(self._board, current, held, self._screen.adapters.names_for)
+        self._screen.app.push_screen(screen, self._use)
 
     def use_named(self, name: str) -> None:
         """Change to the model called so, if it is here."""
@@ -235,8 +249,9 @@ class Rooms:
             screen.run_worker(screen.when_free(lambda: screen.load_model(choice.directory)))
 
     def show_pull(self) -> None:
-        """Say in the status line how far a pull is."""
-        self._screen.status.change(beside=pull_status(self._board.pulls) if self._board else "")
+        """Say in the status line how far a pull is, or else a training."""
+        pulls = pull_status(self._board.pulls) if self._board else ""
+        self._screen.status.change(beside=pulls or self._screen.trains.status())
 
     def report_pull(self, pull: Pull) -> None:
         """Say how a pull ended."""

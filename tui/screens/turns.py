@@ -11,6 +11,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Static
 
 from mobilellm_mlx.chat.records import ToolUse
@@ -27,6 +28,7 @@ from ..widgets.find import FindBar
 from ..widgets.messages import UserMessage
 from ..widgets.prompt import Prompt, PromptBox
 from ..widgets.response import Response
+from ..widgets.said import adapter_of
 from ..widgets.sidebar import Sidebar
 from ..widgets.status import StatusLine
 from ..widgets.transcript import Transcript
@@ -80,8 +82,9 @@ class TurnScreen(Screen[None]):
         """The model that is being loaded in place of the one that is there."""
         self._wanted_model: Path | None = None
         self._queue: deque[UserMessage] = deque()
-        self._chores: deque[Iterator[Event]] = deque()
-        """Caches to write or read before the next turn."""
+        self._chores: deque[Callable[[], None]] = deque()
+        """What is to be done before the next turn: caches to write or read, an adapter to change.
+        Each begins a job or does nothing."""
         self._turn: Turn | None = None
         self._then: Then | None = None
         """What to do when the running answer has let go of the session."""
@@ -192,8 +195,25 @@ class TurnScreen(Screen[None]):
     def do_chore(self, job: Iterator[Event] | None) -> None:
         """Have a job about caches done before the next turn, if there is one to do."""
         if job is not None:
-            self._chores.append(job)
-            self.call_later(self._advance)
+            self.do_before_turn(lambda: self._recall(job))
+
+    def do_before_turn(self, chore: Callable[[], None]) -> None:
+        """Have something done before the next turn, when a model is there and nothing runs.
+
+        Args:
+            chore: may begin one job.
+        """
+        self._chores.append(chore)
+        self.call_later(self._advance)
+
+    def change_adapter(self, adapter: Path | None, *, force: bool = False) -> None:
+        """Put an adapter on the model, or none; for a chore."""
+        self.status.change(phase="adapting", elapsed_s=0.0)
+        self.bridge.adapt(adapter, force=force)
+
+    def _recall(self, job: Iterator[Event]) -> None:
+        self.status.change(phase="recalling")
+        self.bridge.tidy(job)
 
     async def load_model(self, directory: Path) -> None:
         """Bring another model into memory, as soon as nothing is in its way."""
@@ -205,6 +225,14 @@ class TurnScreen(Screen[None]):
 
     async def answer_ended(self) -> None:
         """An answer has been settled in the session. For the screen that knows what follows."""
+
+    async def model_changed(self, before: ModelLoaded | None, waiting: Widget | None) -> None:
+        """Something else answers from now on. For the screen that knows what to say about it.
+
+        Args:
+            before: what answered before.
+            waiting: the first question that it will answer, if one waits.
+        """
 
     async def draw_chat(self) -> None:
         """Draw the session's branch. For the screen that knows how."""
@@ -221,9 +249,10 @@ class TurnScreen(Screen[None]):
     @on(heard.ModelReady)
     async def welcome_model(self, event: heard.ModelReady) -> None:
         self._loading = None
-        self.info = event.info
+        before, self.info = self.info, event.info
         self.query_one(Welcome).show_model(event.info)
         self.status.change(info=event.info, phase="idle", note="")
+        await self.model_changed(before, self._queue[0] if self._queue else None)
         await self._advance()
 
     @on(heard.LoadingFailed)
@@ -236,6 +265,12 @@ class TurnScreen(Screen[None]):
             await self._advance()
         else:
             await self._take_back()
+
+    @on(heard.AdaptingFailed)
+    async def explain_adapting(self, event: heard.AdaptingFailed) -> None:
+        self.status.change(phase="idle", note="")
+        await self.transcript.add_problem(event.problem)
+        await self._advance()
 
     @on(heard.Noted)
     def pass_on(self, event: heard.Noted) -> None:
@@ -357,6 +392,7 @@ class TurnScreen(Screen[None]):
                 turn.said.said.message_id = question.id
             turn.response.said.message_id = answer.id
             turn.response.said.can_continue = answer.status != "complete"
+            turn.response.said.adapter = adapter_of(answer)
         await finish()
         self._turn = None  # not before: nothing may clear what is still being drawn
         await self.answer_ended()
@@ -374,10 +410,9 @@ class TurnScreen(Screen[None]):
         if self.is_free and self._wanted_model is not None:
             directory, self._wanted_model = self._wanted_model, None
             self._load(directory)
-        elif self.is_free and self._chores:
-            self.status.change(phase="recalling")
-            self.bridge.tidy(self._chores.popleft())
-        elif self.is_free and self._queue:
+        while self.is_free and self._chores:
+            self._chores.popleft()()
+        if self.is_free and self._queue:
             said = self._queue.popleft()
             said.note = ""
             session, text = self.session, said.text

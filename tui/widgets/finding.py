@@ -39,7 +39,7 @@ def find_text(messages: Iterable[Said], query: str) -> list[Found]:
     return [
         Found(said, found.start(), found.group())
         for said in messages
-        if said.role != "problem"
+        if said.role not in ("problem", "remark")
         for found in pattern.finditer(printable(said.text))
     ]
 

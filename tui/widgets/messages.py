@@ -83,6 +83,14 @@ class UserMessage(MessageBlock, Static):
             self.action_fold()
 
 
+class RemarkBlock(Static):
+    """A line among the messages: from here on something else answers."""
+
+    def __init__(self, text: str) -> None:
+        self.said = Said("remark", text)
+        super().__init__(Content(printable(text)))
+
+
 class ProblemBlock(Static):
     """A failure, said calmly: what happened, and what to do."""
 

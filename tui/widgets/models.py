@@ -175,7 +175,7 @@ def describe_model(
         lines.append(("trouble", printable(row.trouble)))
     if row.installed:
         size = f"{format_bytes(row.bytes)} at " if row.bytes is not None else ""
-        lines.append(("files", printable(f"{size}{_home(row.path)}")))
+        lines.append(("files", printable(f"{size}{home(row.path)}")))
         lines.append(("check", _verified(verdict, now, checking)))
         lines.append(("packing", printable(row.packing)))
     else:
@@ -240,7 +240,7 @@ def _duration(seconds: float) -> str:
     return f"{max(1, seconds):.0f} s" if seconds < 100 else format_seconds(seconds)
 
 
-def _home(path: Path) -> str:
+def home(path: Path) -> str:
     """A path as people write it."""
     try:
         return str(Path("~") / path.relative_to(Path.home()))

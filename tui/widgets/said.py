@@ -14,6 +14,7 @@ from textual.widget import Widget
 from mobilellm_mlx.chat.records import StoredMessage, ToolUse
 
 from ..messages import Problem
+from ..text import printable
 from .word import name_key
 
 Action = Literal["edit", "retry", "continue", "pin", "delete", "older", "newer"]
@@ -21,6 +22,10 @@ Action = Literal["edit", "retry", "continue", "pin", "delete", "older", "newer"]
 
 ENDS = {"partial": "broken off", "stopped": "stopped", "failed": "broken off", "complete": ""}
 """How an answer ended, in words; a new answer says it more exactly."""
+
+
+LONGEST_NAME = 64
+"""Of an adapter: a chat that was brought in may say anything."""
 
 
 def say_tokens(count: int) -> str:
@@ -34,7 +39,7 @@ class Said:
 
     Attributes:
         role: ``user``, ``assistant``, or what is shown among them: ``problem`` for a failure,
-            ``tool`` for a call that the person typed.
+            ``tool`` for a call that the person typed, ``remark`` for a change of who answers.
         text: exactly as it was written.
         note: how it ended, or what it waits for.
         can_continue: whether the answer stopped before its end.
@@ -42,9 +47,10 @@ class Said:
         branch: which of how many versions this is.
         dropped: the model no longer sees it.
         uses: the calls that led to an answer.
+        adapter: name of the one that an answer was made with.
     """
 
-    role: Literal["user", "assistant", "problem", "tool"]
+    role: Literal["user", "assistant", "problem", "tool", "remark"]
     text: str = ""
     message_id: str = ""
     note: str = ""
@@ -57,6 +63,7 @@ class Said:
     problem: Problem | None = None
     classes: str = ""
     uses: list[ToolUse] = field(default_factory=list)
+    adapter: str = ""
 
     @classmethod
     def of(
@@ -76,6 +83,7 @@ class Said:
             branch=branch,
             dropped=dropped,
             uses=list(message.uses),
+            adapter=adapter_of(message),
         )
         if is_answer:
             tokens = sum(len(one.tokens) for one in message.made)
@@ -91,8 +99,16 @@ class Said:
             f"version {self.branch[0]} of {self.branch[1]}" if self.branch else "",
             "pinned" if self.pinned else "",
             self.note,
+            f"with {self.adapter}" if self.adapter else "",
         ]
         return " · ".join(part for part in parts if part)
+
+
+def adapter_of(message: StoredMessage) -> str:
+    """Name of the adapter that the end of an answer was made with, fit to be shown; empty when
+    there was none."""
+    name: object = message.made[-1].adapter if message.made else None
+    return " ".join(printable(name[:LONGEST_NAME]).split()) if isinstance(name, str) else ""
 
 
 def results_of(said: Said) -> list[ToolUse]:

@@ -12,13 +12,14 @@ from textual.widget import Widget
 from mobilellm_mlx.errors import format_bytes
 from mobilellm_mlx.events import GenerationSummary, ModelLoaded
 
-from ..text import Segment, fit, format_seconds, meter
+from ..text import Segment, fit, format_seconds, meter, printable
 
 Phase = Literal[
     "loading",
     "failed",
     "idle",
     "recalling",
+    "adapting",
     "reading",
     "answering",
     "choosing",
@@ -85,6 +86,7 @@ def _activity(state: State) -> Segment:
         "failed": "no model",
         "idle": "",
         "recalling": "recalling this chat",
+        "adapting": f"changing the adapter {elapsed}".rstrip(),
         "reading": f"reading {done:,}/{total:,} tokens{share}" if total else "reading",
         "answering": "answering",
         "choosing": f"choosing a tool{share if done < total else ''}",
@@ -136,6 +138,14 @@ def _optional(worth: int, *parts: Content | tuple[str, str] | str) -> Segment:
     return Segment([(worth, Content.assemble(*parts)), (0, Content(""))])
 
 
+def _model(info: ModelLoaded) -> Segment:
+    """Who answers; of the two names the adapter's stays longer, for it is what changes."""
+    if not info.adapter:
+        return _optional(6, info.model)
+    on_top = Content.assemble(("with ", "dim"), printable(info.adapter))
+    return Segment([(5, Content(f"{info.model} ") + on_top), (7, on_top), (0, Content(""))])
+
+
 def _figures(state: State) -> list[Segment]:
     """What the last answer cost; while one is coming, its rate so far."""
     if state.phase in ("answering", "stopping"):
@@ -166,7 +176,7 @@ def status_line(state: State, width: int) -> Content:
     """The line for ``state``, at most ``width`` cells wide."""
     left, right = [_activity(state)], _figures(state)
     if (info := state.info) is not None:
-        left.append(_optional(6, info.model))
+        left.append(_model(info))
         if state.manner:
             left.append(_optional(4, ("as ", "dim"), state.manner))
         if state.unsaved:

@@ -16,7 +16,7 @@ from .code import Code
 from .copying import CodeCycle, say_copied
 from .finding import Found, find_text, select_words
 from .markdown import CodeBlock
-from .messages import ProblemBlock, UserMessage
+from .messages import ProblemBlock, RemarkBlock, UserMessage
 from .reasoning import ReasoningBlock
 from .response import Response
 from .said import CopyWanted, MessageBlock, Said, continue_key, results_of
@@ -89,7 +89,7 @@ class Transcript(Window):
             welcome.display = False
         await self.hide_actions()
         await self.mount(block, after=after if after in self.children else None)
-        if isinstance(block, UserMessage | ProblemBlock | ToolNote):
+        if isinstance(block, UserMessage | ProblemBlock | ToolNote | RemarkBlock):
             self.scroll_end(animate=False)
 
     async def add_question(self, text: str, *, message_id: str = "", note: str = "") -> UserMessage:
@@ -112,6 +112,19 @@ class Transcript(Window):
         block = ProblemBlock(problem, classes=classes)
         await self.add(block, after=after)
         return block
+
+    async def remark(self, text: str, before: Widget | None = None) -> None:
+        """Say that from here on something else answers; an empty chat needs no such line.
+
+        Args:
+            text: says it.
+            before: the first question that it will answer, if one waits.
+        """
+        blocks = self.blocks
+        if not blocks or before is blocks[0]:
+            return
+        at = blocks.index(before) if before in blocks else len(blocks)
+        await self.add(RemarkBlock(text), after=blocks[at - 1])
 
     async def clear(self, keep: Collection[Widget] = ()) -> None:
         """Back to the empty state, or to the blocks in ``keep``."""
@@ -274,7 +287,7 @@ class Transcript(Window):
         """The message under the mouse shows what can be done to it."""
         node = event.node
         for block in self.blocks:
-            if not isinstance(block, ProblemBlock) and (node is block or block in node.ancestors):
+            if isinstance(block, MessageBlock) and (node is block or block in node.ancestors):
                 await self.show_actions(block)
                 return
 

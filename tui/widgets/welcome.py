@@ -10,7 +10,7 @@ from textual.widgets import Static
 from mobilellm_mlx.errors import format_bytes
 from mobilellm_mlx.events import ModelLoaded
 
-from ..text import format_count
+from ..text import format_count, printable
 
 HOME = "Lives on this machine: what you type stays here."
 CAUTION = "Small means quick, and often wrong. Check what matters."
@@ -62,4 +62,5 @@ class Welcome(Vertical):
             f"{format_bytes(info.weight_bytes)} in memory",
             f"licence {info.licence}" if info.licence else "licence unknown",
         ]
-        self._facts.update(Content.assemble(info.model, ("\n" + " · ".join(about), "dim")))
+        name = f"{info.model} with {printable(info.adapter)}" if info.adapter else info.model
+        self._facts.update(Content.assemble(name, ("\n" + " · ".join(about), "dim")))

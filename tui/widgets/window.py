@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from .actions import Actions
 from .markdown import AnswerMarkdown, count_rows
-from .messages import ProblemBlock, UserMessage
+from .messages import ProblemBlock, RemarkBlock, UserMessage
 from .response import Response
 from .said import Said
 from .toolnote import ToolNote
@@ -31,7 +31,7 @@ TIDY_EVERY_S = 0.3
 NEXT_STEP_S = 0.03
 """Between two steps that nobody sees: a key that is pressed meanwhile is answered first."""
 
-Block = UserMessage | Response | ProblemBlock | ToolNote
+Block = UserMessage | Response | ProblemBlock | ToolNote | RemarkBlock
 
 
 class Edge(Static):
@@ -71,6 +71,8 @@ def make_block(said: Said, *, asleep: bool = False) -> Block:
     """The widget that shows a message."""
     if said.problem is not None:
         return ProblemBlock(said.problem, classes=said.classes or None)
+    if said.role == "remark":
+        return RemarkBlock(said.text)
     if said.role == "user":
         return UserMessage(said=said)
     if said.role == "tool":

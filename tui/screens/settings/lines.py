@@ -137,7 +137,7 @@ def _when_unset(setting: Setting, recommended: Mapping[str, Any]) -> str:
         return _UNSET.get(setting.name, "as the model recommends")
     if setting.group == "tools":
         return "none"
-    return {"model.default": "the usual one", "chat.preset": "none"}.get(
+    return {"model.default": "the usual one", "model.adapter": "none", "chat.preset": "none"}.get(
         setting.key, "the model's own"
     )
 
