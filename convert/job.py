@@ -188,7 +188,7 @@ class Conversion:
         done = 0
         yield Progress("converting", 0, total)
         with allocation_errors("converting"):
-            for tensor in write_shards(directory, self.plan.tensors, self._values()):
+            for tensor in self._stored(directory):
                 done += tensor.source_bytes
                 yield Progress("converting", done, total)
         elapsed = time.perf_counter() - started
@@ -196,6 +196,10 @@ class Conversion:
         self.measured.convert_peak_memory_bytes = peak_memory_bytes()
         for name, count in self.measured.nonfinite.items():
             yield self._notice(f"tensor `{name}` holds {count:,} NaN or infinite values")
+
+    def _stored(self, directory: Path) -> Iterator[TensorPlan]:
+        """The tensors, as they are written."""
+        return write_shards(directory, self.plan.tensors, self._values())
 
     def _values(self) -> Iterator[tuple[TensorPlan, Tensor]]:
         if self.options.method != "round":

@@ -57,15 +57,13 @@ class Checkup:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a run has made so far, for trying it."""
+    """What a run has made, for trying it."""
 
     base: Path
     """The model that was trained."""
     base_name: str
     adapter: Path | None = None
-    """The best one; None where there is none yet."""
-    model: Path | None = None
-    """Directory of the new model, after full fine-tuning."""
+    """Directory of what came of it; None where nothing has yet."""
 
 
 @dataclass(frozen=True, slots=True)

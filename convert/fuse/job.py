@@ -22,6 +22,7 @@ from mobilellm_mlx.errors import InvalidOption
 from mobilellm_mlx.events import ConvertSummary, Event, FuseSummary, Notice, Progress
 from mobilellm_mlx.hub import require_free_space, sha256
 from mobilellm_mlx.huggingface import is_repo_id
+from mobilellm_mlx.weights import MODES, Packing
 
 from ..export.source import ModelDirectory
 from ..files import display_name
@@ -30,6 +31,7 @@ from ..plan import ConvertOptions, Plan, TensorPlan, make_plan
 from ..readers.open import open_directory
 from ..readers.packed import packed_reader
 from ..readers.tensors import Tensor
+from ..recipes import UNPACKED
 from ..source import EMBEDDING
 from ..transform import dense, transform
 from ..verify import Quality, Read, compare
@@ -41,6 +43,8 @@ from .survival import Survival, survival, total
 
 _LITTLE = 0.5
 """Share of the change below which a person is warned."""
+_ENOUGH_BITS = 8
+"""What a changed matrix is packed with where nothing was asked for: fewer take the change away."""
 _DETAILS = ("hub", "revision", "package", "version", "member", "sha256")
 """What a base's manifest may say of where it came from."""
 
@@ -59,8 +63,9 @@ def fuse(
     Args:
         path: the base's model directory.
         adapter: what is to be fused into it.
-        target: the directory to make; None writes nothing that stays and says what would come.
-        options: how to pack; by default every tensor as it is in the base.
+        target: the directory to make; None writes no weights and says what would come.
+        options: how to pack; by default what the adapter changes with 8 bits, where the base has
+            fewer, and all else as it is in the base.
         text: a UTF-8 text to measure with, in place of the built-in one.
         other_base: use the adapter though it was made for another model.
 
@@ -87,7 +92,9 @@ def fuse(
     with _scratch(target) as directory:
         if target is not None:  # what a killed run left is back
             writer.require_absent(target, options.force, [path, adapter.path])
-        require_free_space(directory, int(plan.nbytes * 1.01) + 10_000_000)
+        job.is_dry = target is None
+        if target is not None:
+            require_free_space(directory, int(plan.nbytes * 1.01) + 10_000_000)
         yield from job.run(directory)
         if target is not None:
             writer.require_absent(target, options.force, [path, adapter.path])  # minutes later
@@ -101,7 +108,7 @@ def _scratch(target: Path | None) -> AbstractContextManager[Path]:
 
 @contextmanager
 def _passing() -> Iterator[Path]:
-    """A directory for a model that is only looked at."""
+    """A directory for the words of a model that is only looked at."""
     with tempfile.TemporaryDirectory(prefix="mobilellm-fuse-") as directory:
         yield Path(directory)
 
@@ -130,8 +137,8 @@ def _origin(base: ModelDirectory, name: str) -> Origin:
 def make_plans(source: FusedSource, options: ConvertOptions) -> tuple[Plan, Plan]:
     """What would become of the base alone, and what becomes of it with the adapter.
 
-    What nothing was asked about stays as it is in the base: packing, types, and every bit of the
-    tensors that the adapter leaves alone.
+    What nothing was asked about stays as it is in the base: types, and every bit of the tensors
+    that the adapter leaves alone. Those that it changes are packed as they were, with more bits.
 
     Raises:
         InvalidOption, ConvertError: as planning does.
@@ -140,7 +147,8 @@ def make_plans(source: FusedSource, options: ConvertOptions) -> tuple[Plan, Plan
         options = replace(options, bits=None)
     made = make_plan(source, options)
     plain = [_kept(source, tensor, options, made.dtype) for tensor in made.tensors]
-    fused = [_changed(t) if t.name in source.adapter.changed else t for t in plain]
+    changed = source.adapter.changed
+    fused = [_changed(t, options) if t.name in changed else t for t in plain]
     dtype = next(t.dtype for t in plain if t.name == EMBEDDING)
     return Plan(tuple(plain), dtype), Plan(tuple(fused), dtype)
 
@@ -158,11 +166,23 @@ def _kept(
     )
 
 
-def _changed(tensor: TensorPlan) -> TensorPlan:
+def _changed(tensor: TensorPlan, options: ConvertOptions) -> TensorPlan:
     """The same for values that are no longer the base's."""
     if tensor.action == "copy":
-        return replace(tensor, action="repack")
+        assert tensor.packing is not None
+        asked = any(rule.matches(tensor.module) for rule in options.bits_for)
+        keeps = asked or not options.keeps_packing
+        packing = tensor.packing if keeps else _widened(tensor.packing, tensor.shape[1])
+        return replace(tensor, action="repack", packing=packing)
     return replace(tensor, action="cast") if tensor.action == "keep" else tensor
+
+
+def _widened(packing: Packing, columns: int) -> Packing:
+    """The packing with enough bits for a change, in groups of the same size."""
+    group = max(packing.group_size, min(MODES["affine"][1]))
+    if packing.bits >= _ENOUGH_BITS or columns % group:
+        return packing
+    return Packing(group, _ENOUGH_BITS)
 
 
 class Fusion(Conversion):
@@ -184,6 +204,8 @@ class Fusion(Conversion):
         self.change: Quality | None = None
         """The base with the adapter beside the base alone."""
         self.other_base = False
+        self.is_dry = False
+        """Whether no weights are written."""
         self._plain = {tensor.name: tensor for tensor in plain.tensors}
 
     @property
@@ -211,6 +233,31 @@ class Fusion(Conversion):
             yield self._notice("the adapter does not say which model it was made for")
         if self.other_base:
             yield self._notice("the adapter was made for another model, and was forced on this one")
+        if wider := self._widened():
+            yield self._notice(
+                f"{wider} of the tensors that the adapter changes are packed with {_ENOUGH_BITS} "
+                "bits: the fewer that they have in the base would round the change away (`--bits` "
+                "and `--recipe` choose otherwise)"
+            )
+        elif not self.options.verify and self._fewest_bits() < _ENOUGH_BITS:
+            yield self._notice(
+                f"{self._fewest_bits()} bits can round away what the adapter changes, and it is "
+                "not measured: leave out `--no-verify`"
+            )
+
+    def _widened(self) -> int:
+        """How many tensors have more bits than in the base, though nobody asked for it."""
+        if not self.options.keeps_packing:
+            return 0
+        before = {name: tensor.packing for name, tensor in self._plain.items()}
+        return sum(
+            before[tensor.name] != tensor.packing for tensor in self.plan.tensors if tensor.packing
+        )
+
+    def _fewest_bits(self) -> int:
+        """Of what the adapter changes."""
+        changed = [t for t in self.plan.tensors if t.name in self.fused.adapter.changed]
+        return min((t.packing.bits if t.packing else UNPACKED for t in changed), default=UNPACKED)
 
     def _look(self, tensor: TensorPlan, before: Tensor, after: Tensor) -> None:
         super()._look(tensor, before, after)
@@ -222,6 +269,11 @@ class Fusion(Conversion):
         plain = transform(self._plain[tensor.name], base)
         self.survivals[tensor.name] = survival(base, before, plain, after)
         self.measured.verify_s += time.perf_counter() - started
+
+    def _stored(self, directory: Path) -> Iterator[TensorPlan]:
+        if not self.is_dry:
+            return super()._stored(directory)
+        return (tensor for tensor, _ in self._values())
 
     def _write(self, directory: Path) -> Iterator[Event]:
         for event in super()._write(directory):
@@ -238,7 +290,8 @@ class Fusion(Conversion):
         self, directory: Path, raw: Mapping[str, Any], windows: list[list[int]]
     ) -> Iterator[Event]:
         started = time.perf_counter()
-        written = packed_reader(open_directory(directory), raw)
+        planned = {tensor.name: tensor for tensor in self.plan.tensors}
+        written = None if self.is_dry else packed_reader(open_directory(directory), raw)
 
         def base(name: str) -> mx.array:
             return dense(self.fused.read_base(name))
@@ -247,6 +300,8 @@ class Fusion(Conversion):
             return dense(self.fused.read(name))
 
         def fused(name: str) -> mx.array:
+            if written is None:
+                return dense(transform(planned[name], self.fused.read(name)))
             return dense(written.read(name))
 
         with allocation_errors("verifying"):
@@ -284,11 +339,11 @@ class Fusion(Conversion):
 
     def _remedy(self) -> str:
         """What to do so that more of the change is left."""
-        packed = [t.packing.bits for t in self.plan.tensors if t.packing]
+        bits = self._fewest_bits()
         beside = "use it beside the base with `--adapter`"
-        if not packed:
+        if bits == UNPACKED:
             return f"fuse with `--dtype float32`, or {beside}"
-        wanted = "`--bits 8` or `--bits 16`" if min(packed) < 8 else "`--bits 16`"
+        wanted = "`--bits 8` or `--bits 16`" if bits < _ENOUGH_BITS else "`--bits 16`"
         return f"fuse with {wanted}, or {beside}"
 
     def _write_papers(self, directory: Path) -> None:

@@ -93,7 +93,7 @@ def convert(source: str, output: Path | None, inspect: bool, as_json: bool, **va
     assert output is not None
 
     def events() -> Iterator[Event]:
-        options = _options(values)
+        options = converter_options(values)
         yield from faces.convert("sources").convert_any(source, output, options, **_places(values))
 
     if as_json:
@@ -110,7 +110,7 @@ def _places(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in ("config", "tokenizer", "text", "offline")}
 
 
-def _options(values: Mapping[str, Any]) -> Any:
+def converter_options(values: Mapping[str, Any]) -> Any:
     """The converter's options out of the command line's values.
 
     Raises:
@@ -169,7 +169,7 @@ def describe(summary: ConvertSummary) -> Iterator[str]:
 
 
 def _inspect(source: str, as_json: bool, values: Mapping[str, Any]) -> int:
-    options = _options(values)
+    options = converter_options(values)
     places = {name: values[name] for name in ("config", "offline")}
     row = faces.convert("sources").inspect_any(source, options, **places).to_dict()
     if as_json:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from mobilellm_mlx.cli import console, faces
-from mobilellm_mlx.cli.convert import _options as converter_options
+from mobilellm_mlx.cli.convert import converter_options
 from mobilellm_mlx.cli.errors import printable
 from mobilellm_mlx.cli.shared import debug_option, require_text, resolve_model
 from mobilellm_mlx.errors import format_bytes
@@ -36,7 +36,8 @@ _NEVER = {"method": "round", "weight_bits": None, "fake_quant": None}
 @click.option(
     "--bits",
     type=click.Choice(["2", "3", "4", "5", "6", "8", "16"]),
-    help="Bits of every matrix; 16 packs nothing. Without it, each has what it has in MODEL.",
+    help="Bits of every matrix; 16 packs nothing. Without it, those that the adapter changes have "
+    "8, or more if they have more in MODEL, and the others what they have there.",
 )
 @click.option("--recipe", metavar="NAME", help="A choice of bits, as of `mobilellm convert`.")
 @click.option("--group-size", type=int, metavar="N", help="Weights that share a scale.")
@@ -59,7 +60,7 @@ _NEVER = {"method": "round", "weight_bits": None, "fake_quant": None}
 @click.option("--no-verify", is_flag=True, help="Do not measure what is left of the adapter.")
 @click.option("--force", is_flag=True, help="Replace a model directory that is there.")
 @click.option("--force-adapter", is_flag=True, help="Take an adapter of another model.")
-@click.option("--dry-run", is_flag=True, help="Measure and say everything; keep nothing.")
+@click.option("--dry-run", is_flag=True, help="Measure and say everything; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @debug_option
 def fuse(
@@ -75,7 +76,8 @@ def fuse(
     """Make one model of MODEL (a name or a directory) and an adapter.
 
     The result needs no adapter and runs everywhere that MODEL runs. Rounding to few bits can take
-    away what the adapter has learned, so how much of it is left is measured and said.
+    away what the adapter has learned, so what it changes is packed with at least 8 bits unless you
+    choose otherwise, and how much of it is left is measured and said.
     """
     if output is None and not dry_run:
         raise click.UsageError("Say where the result goes with -o DIR (or --dry-run).")
@@ -129,7 +131,7 @@ def describe(summary: FuseSummary) -> Iterator[str]:
         f"{format_bytes(summary.convert_peak_memory_bytes)} of memory{verified}"
     )
     if summary.dry_run:
-        yield "nothing was kept: leave out --dry-run and say where with -o DIR"
+        yield "nothing was written: leave out --dry-run and say where with -o DIR"
         return
     verb = "chat" if summary.chat else "generate --raw -p 'Once upon a time' -m"
     yield f"try it: mobilellm {verb} {shlex.quote(summary.path)}"

@@ -199,26 +199,19 @@ class Workshop:
             self.discard(data)
 
     def made(self, name: str) -> Made:
-        """What a run can show for itself: what is in the registry, or else its best checkpoint.
+        """What a run can show for itself.
 
         Raises:
             MobileLLMError: there is no such run.
         """
         from mobilellm_mlx.adapters import Registry
-        from mobilellm_mlx.events import TrainSummary
         from mobilellm_mlx.training.runs import Run
 
         run = Run.open(name)
-        adapter = model = None
-        if run.config.method != "full":
-            if kept := run.status().adapter:
-                found = Registry().kept(kept)
-                adapter = found.path if found is not None else None
-            adapter = adapter or _best(run.checkpoints)
-        else:
-            ends = [event for event in run.events() if isinstance(event, TrainSummary)]
-            model = Path(ends[-1].model_path) if ends and ends[-1].model_path else None
-        made: Made = _values().Made(run.base.path, run.base.name, adapter, model)
+        kept = run.status().adapter
+        found = Registry().kept(kept) if kept else None
+        path = found.path if found is not None else None
+        made: Made = _values().Made(run.base.path, run.base.name, path)
         return made
 
 
@@ -241,12 +234,3 @@ def _values() -> Any:
 
 def _exports() -> Path:
     return paths.data_dir() / "training" / "chats"
-
-
-def _best(checkpoints: Path) -> Path | None:
-    """The best checkpoint by its pointer, without MLX, which reads the others."""
-    try:
-        name = (checkpoints / "best").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    return checkpoints / name if name.isdecimal() and (checkpoints / name).is_dir() else None

@@ -73,7 +73,7 @@ def test_json_is_events_and_a_summary(run, base, adapter, tmp_path) -> None:
 def test_a_dry_run_needs_no_place_and_leaves_nothing(run, base, adapter, tmp_path) -> None:
     before = sorted(path.name for path in tmp_path.iterdir())
     result = run("fuse", str(base), "--adapter", adapter, "--dry-run", "--bits", "2")
-    assert (result.code, result.out) == (0, "") and "nothing was kept" in result.err
+    assert (result.code, result.out) == (0, "") and "nothing was written" in result.err
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 

@@ -11,6 +11,7 @@ from tolerances import FP16, FP32_REORDERED, as_float64, assert_close
 
 from convert.fuse.job import fuse
 from convert.fuse.survival import Survival
+from convert.job import convert
 from convert.plan import ConvertOptions
 from convert.readers.tensors import PackedTensor
 from convert.recipes import Rule
@@ -128,9 +129,16 @@ def test_only_the_blocks_that_have_an_adapter_change(tmp_path, base) -> None:
     assert "quantization" not in config(tmp_path / "t")
 
 
-def test_a_packed_base_stays_packed_as_it_is_and_the_rest_keeps_every_bit(tmp_path, packed) -> None:
+@pytest.mark.parametrize(
+    ("options", "bits"),
+    [(FAST, 8), (replace(FAST, bits_for=(Rule("up_proj", 4),)), 4)],
+    ids=["unasked", "asked"],
+)
+def test_what_changes_in_a_packed_base_has_8_bits_and_the_rest_keeps_every_bit(
+    tmp_path, packed, options, bits
+) -> None:
     adapter = write_random_adapter(tmp_path / "a", packed, modules=("up_proj",))
-    run(packed, adapter, tmp_path / "t")
+    told = run(packed, adapter, tmp_path / "t", options)
     ours, theirs = tensors(tmp_path / "t"), tensors(packed)
     module = UP.removesuffix("weight")
     changed = {name for name in ours if not same_bits(ours[name], theirs[name])}
@@ -141,9 +149,17 @@ def test_a_packed_base_stays_packed_as_it_is_and_the_rest_keeps_every_bit(tmp_pa
     table = config(tmp_path / "t")["quantization"]
     assert (table["bits"], table["group_size"]) == (4, 32)
     assert table["model.embed_tokens"]["bits"] == 8
+    packing = {"group_size": 32, "bits": bits}
+    assert table.get(f"{module}"[:-1], packing) == {"mode": "affine", **packing} or bits == 4
+    (said,) = notices(told)
+    assert said.startswith(
+        "2 of the tensors that the adapter changes are packed with 8 bits"
+        if bits == 8
+        else "4 bits can round away what the adapter changes, and it is not measured"
+    )
     a, b = (tensors_of(adapter)[f"{module}{leaf}"] for leaf in ("lora_a", "lora_b"))
     wanted = mx.array(dense(packed)[UP]) + 1.5 * (a @ b).T
-    codes, scales, biases = mx.quantize(wanted.astype(mx.float16), group_size=32, bits=4)
+    codes, scales, biases = mx.quantize(wanted.astype(mx.float16), **packing)
     assert same_bits(ours[UP], codes) and same_bits(ours[f"{module}scales"], scales)
     assert same_bits(ours[f"{module}biases"], biases)
 
@@ -159,6 +175,19 @@ def test_a_packed_base_can_be_fused_into_16_bits(tmp_path, packed) -> None:
     run(packed, adapter, tmp_path / "t", ConvertOptions(bits=None, verify=False))
     assert {array.dtype for array in tensors(tmp_path / "t").values()} == {mx.float16}
     assert_close(logits(tmp_path / "t"), adapted_logits(packed, adapter), 3 * FP16, "16 bits")
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
+def test_a_base_of_packed_floats_gets_plain_8_bits_where_it_has_fewer(tmp_path, base, mode) -> None:
+    list(convert(base, tmp_path / "floats", ConvertOptions(mode=mode, verify=False)))
+    adapter = write_random_adapter(tmp_path / "a", tmp_path / "floats", modules=("up_proj",))
+    run(tmp_path / "floats", adapter, tmp_path / "t")
+    table, own = config(tmp_path / "t")["quantization"], UP.removesuffix(".weight")
+    wanted = table if mode == "mxfp8" else {"group_size": 32, "bits": 8, "mode": "affine"}
+    assert table["mode"] == mode and table.get(own, table) == wanted
+    close = adapted_logits(tmp_path / "floats", adapter)
+    off = float(mx.abs(logits(tmp_path / "t") - close).max())
+    assert off < (0.5 if mode != "mxfp8" else 5)
 
 
 def test_types_that_differ_in_the_base_differ_in_the_result(tmp_path) -> None:
@@ -180,12 +209,12 @@ def test_whole_weights_take_the_place_of_the_base_s(tmp_path, packed) -> None:
     write_json(tmp_path / "a" / "adapter_config.json", {"fine_tune_type": "full", "num_layers": 2})
     told = run(packed, read_info(tmp_path / "a"), tmp_path / "t", MEASURED)
     got = dense(tmp_path / "t")
-    codes, scales, biases = mx.quantize(values[UP], group_size=32, bits=4)
+    codes, scales, biases = mx.quantize(values[UP], group_size=32, bits=8)
     scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-    wanted = mx.dequantize(codes, scales, biases, group_size=32, bits=4)
+    wanted = mx.dequantize(codes, scales, biases, group_size=32, bits=8)
     assert_close(got[UP], wanted, 1e-6, "whole")
     assert (got["model.norm.weight"] == 0.5).all() and summary(told).adapted_tensors == 2
-    assert notices(told) == ["the adapter does not say which model it was made for"]
+    assert notices(told)[0] == "the adapter does not say which model it was made for"
 
 
 def test_a_fused_model_takes_another_adapter(tmp_path, base) -> None:
@@ -314,8 +343,10 @@ def test_rounding_that_moves_more_than_the_adapter_is_warned_about(tmp_path, bas
 
 
 def test_a_change_that_a_packed_base_swallows_is_warned_about(tmp_path, packed) -> None:
-    told = run(packed, small_adapter(tmp_path / "a", packed, 0.01), tmp_path / "t", MEASURED)
+    adapter = small_adapter(tmp_path / "a", packed, 0.01)
+    told = run(packed, adapter, tmp_path / "t", ConvertOptions(bits=4))
     (said,) = notices(told)
+    assert summary(run(packed, adapter, tmp_path / "u", MEASURED)).share_kept > 0.99  # 8 bits
     assert said.startswith("only ") and "of the adapter's change is left: fuse with `--b" in said
 
 
@@ -341,10 +372,12 @@ def test_an_adapter_that_changes_nothing_is_noticed(tmp_path, base) -> None:
     assert summary(told).adapter_kl == pytest.approx(0, abs=1e-6)
 
 
-def test_a_dry_run_measures_the_same_and_keeps_nothing(tmp_path, packed) -> None:
+def test_a_dry_run_measures_the_same_and_writes_no_weights(tmp_path, packed, monkeypatch) -> None:
     adapter = small_adapter(tmp_path / "a", packed, 0.05)
     real = summary(run(packed, adapter, tmp_path / "t", MEASURED))
     before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("convert.job.write_shards", None)
+    monkeypatch.setattr("convert.fuse.job.require_free_space", None)
     dry = summary(run(packed, adapter, None, MEASURED))
     assert sorted(tmp_path.rglob("*")) == before
     assert dry.dry_run and dry.path == "" and not real.dry_run

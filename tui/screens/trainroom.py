@@ -83,13 +83,10 @@ class TrainRoom:
 
     def _compare(self, name: str, made: Made) -> None:
         screen = self._screen
-        if made.model is not None:
-            raise TrainingError(
-                f"`{name}` is a model of its own",
-                f"choose it in the chat: /model {made.model}",
-            )
         if made.adapter is None:
-            raise TrainingError(f"`{name}` has made nothing yet", "wait for its first validation")
+            raise TrainingError(
+                f"there is no adapter of `{name}`", "one is made when a training is finished"
+            )
         if (info := screen.info) is None or Path(info.path).resolve() != made.base.resolve():
             raise TrainingError(
                 f"`{name}` is for {made.base_name}, which is not loaded",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,7 @@ from textual.containers import VerticalScroll
 from textual.suggester import Suggester
 from textual.widgets import Input
 
+from ...completing import on_thread
 from ...text import printable
 from ..settings.lines import Line
 from ..settings.row import Row
@@ -31,7 +33,11 @@ class PathSuggester(Suggester):
         self._root = root
 
     async def get_suggestion(self, value: str) -> str | None:
-        """The whole path, or None. One folder is listed, which is quick on any disk in use."""
+        """The whole path, or None."""
+        return await asyncio.wrap_future(on_thread(lambda: self._find(value)))
+
+    def _find(self, value: str) -> str | None:
+        """List one folder; a slow disk may take its time."""
         head, slash, start = value.rpartition("/")
         folder = self._root / Path(os.path.expanduser(f"{head}{slash}"))  # noqa: PTH111
         try:

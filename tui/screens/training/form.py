@@ -99,6 +99,8 @@ class FormScreen(Screen[str | None]):
         self._is_checking = False
         self._starts = False
         """Whether to start as soon as the report is there."""
+        self._begins = False
+        """Whether the run is being made."""
         self._said = ""
         self._head = Static("", id="head", markup=False)
         self._help = Static("", id="help", markup=False)
@@ -234,7 +236,7 @@ class FormScreen(Screen[str | None]):
         try:
             order = self.draft.order(self._folder)
         except MobileLLMError:
-            self._checkup = None  # something is missing still
+            self._checked = self._checkup = None  # something is missing still
             return
         if order == self._checked or self._is_checking:
             return
@@ -405,9 +407,12 @@ class FormScreen(Screen[str | None]):
         )
 
     def _begin(self, order: Order) -> None:
-        self._board.begin(order, self._began)
+        if not self._begins:
+            self._begins = True
+            self._board.begin(order, self._began)
 
     def _began(self, found: str | Exception) -> None:
+        self._begins = False
         if not self.is_running:
             return
         if isinstance(found, Exception):

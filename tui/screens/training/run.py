@@ -236,7 +236,7 @@ class RunScreen(Screen[None]):
         return doable
 
     def _can_try(self, row: RunStatus) -> bool:
-        return self._try_it is not None and bool(row.adapter or row.best_step)
+        return self._try_it is not None and row.adapter is not None
 
     def _say(self, problem: Exception | None) -> None:
         if problem is not None and self.is_running:
