@@ -300,7 +300,7 @@ class TrainingBoard:
         changed = not self.is_known
         self.is_known = True
         rows = [self._corrected(row) for row in self._with_begun(rows)]
-        rows.sort(key=lambda row: not row.is_alive)
+        rows.sort(key=lambda row: (not row.is_alive, row.state != "running"))
         for name, events, anew in news:
             if (followed := self._followed.get(name)) is not None and (events or anew):
                 if anew:

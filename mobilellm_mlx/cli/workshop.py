@@ -107,7 +107,7 @@ class Workshop:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make {folder}: {error.strerror}") from error
-        target = folder / f"chats-{datetime.now():%Y%m%d-%H%M%S}.jsonl"
+        target = folder / f"chats-{datetime.now():%Y%m%d-%H%M%S-%f}.jsonl"
         files.write_text(target, text)
         return target
 

@@ -176,6 +176,15 @@ def test_every_setting_has_a_line_when_all_are_shown(tmp_path: Path) -> None:
         assert line.help and line.title
 
 
+def test_the_rate_that_follows_the_method_is_shown(tmp_path: Path) -> None:
+    chosen = draft(tmp_path)
+    rates = []
+    for method in ("lora", "full"):
+        chosen.put("method", method)
+        rates.append(next(each.shown for each in chosen.lines() if each.key == "learning_rate"))
+    assert rates == ["0.0005", "5e-05"]
+
+
 def test_without_data_there_is_no_order(tmp_path: Path) -> None:
     chosen = draft(tmp_path)
     chosen.put("data", "")

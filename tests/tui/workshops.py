@@ -61,11 +61,14 @@ CHECKUP = Checkup(
 
 
 def make_run(
-    name: str = "smollm2-lora", events: Iterable[Event] = (), config: TrainConfig | None = None
+    name: str = "smollm2-lora",
+    events: Iterable[Event] = (),
+    config: TrainConfig | None = None,
+    data: Path = Path("/data/talk.jsonl"),
 ) -> Run:
     """A run whose story is already told."""
     base = Base("smollm2-135m", Path("/models/smollm2-135m"), "0" * 64)
-    run = Run.create(config or TrainConfig(), base, Path("/data/talk.jsonl"), "1" * 64, name)
+    run = Run.create(config or TrainConfig(), base, data, "1" * 64, name)
     for event in events:
         run.note(event)
     return run

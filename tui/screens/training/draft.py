@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ HELP = {
     "name": "Of the run. Without one, it is made of model and method.",
     MORE: "Show or hide the other settings.",
 }
+ZERO = {
+    "steps": "by epochs",
+    "validate_every": "ten times",
+    "save_every": "at validations",
+    "patience": "off",
+    "clip": "off",
+}
+"""What 0 stands for."""
 _OPTIONS = {option.name: option for option in options()}
 
 
@@ -148,17 +156,23 @@ class Draft:
         usual = recipe.get(name, option.default)
         value = self.values.get(name, usual)
         choices = (True, False) if isinstance(option.default, bool) else option.metadata["choices"]
-        aside = f"{'recipe' if name in recipe else 'usual'}: {shown_value(usual)}"
+        aside = f"{'recipe' if name in recipe else 'usual'}: {self._said(name, usual)}"
         return Line(
             name,
             TITLES.get(name, name.replace("_", " ")),
             "choice" if choices else "text",
-            shown_value(value),
+            self._said(name, value),
             aside if value != usual else "",
             name in self.values,
             option.metadata["help"],
             tuple(choices),
         )
+
+    def _said(self, name: str, value: Any) -> str:
+        """The value of a setting in words."""
+        if name == "learning_rate" and value == 0:
+            return shown_value(replace(self.config, learning_rate=0.0).rate)
+        return ZERO[name] if value == 0 and name in ZERO else shown_value(value)
 
     def current(self, key: str) -> Any:
         """The value behind a line."""
