@@ -64,6 +64,8 @@ class AdapterInfo:
     created: str = ""
     """ISO 8601, in UTC."""
     made_by: str = ""
+    run: str = ""
+    """That it comes from; a later state of the same run takes its place."""
     licence: str | None = None
     """Of the base, whose terms hold for what is made of it."""
     tools: dict[str, Any] | None = None
@@ -99,13 +101,19 @@ def read_info(directory: Path) -> AdapterInfo:
             f"`{directory}` is an adapter in PEFT's format, expected mlx-lm's",
             "its matrices are transposed and named differently: train it again here",
         )
-    if not (directory / TENSORS).is_file():
+    try:
+        tensors = directory / TENSORS
+        size = tensors.stat().st_size if tensors.is_file() else None
+    except OSError as error:
+        raise AdapterError(f"`{directory}` cannot be read: {error.strerror}") from error
+    if size is None:
         raise AdapterError(f"`{directory}` has no `{TENSORS}`", "the adapter is incomplete")
     known = _read_table(directory / MANIFEST) or {}
+    whole = directory if directory.name.strip(".") else directory.resolve()
     return AdapterInfo(
-        name=directory.resolve().name,
+        name=whole.name,  # of a link its own, as a registry names it
         path=directory,
-        bytes=(directory / TENSORS).stat().st_size,
+        bytes=size,
         **_read_use(config),
         **_read_origin(known, str(config.get("model") or "")[:200]),
     )
@@ -154,6 +162,7 @@ def _read_origin(known: Mapping[str, Any], model: str) -> dict[str, Any]:
         "scores": _take(known, "scores", dict, {}),
         "created": _take(known, "created", str, ""),
         "made_by": _take(known, "made_by", str, ""),
+        "run": _take(known, "run", str, ""),
         "tools": _take(known, "tools", dict, None),
         "stop_token": _take(known, "stop_token", str, ""),
     }
@@ -186,7 +195,11 @@ def manifest_table(info: AdapterInfo) -> dict[str, Any]:
         "scores": info.scores,
         "per_run": info.per_run,
     }
-    told = {"tools": info.tools, "stop_token": info.stop_token or None}
+    told = {
+        "run": info.run or None,
+        "tools": info.tools,
+        "stop_token": info.stop_token or None,
+    }
     return table | {name: value for name, value in told.items() if value is not None}
 
 

@@ -164,12 +164,17 @@ class Registry:
                 yield place.name, error
 
     def _places(self) -> tuple[Path, ...]:
-        """The directories, one for a name: a person's own stands before one that was shipped."""
+        """The directories, one for a name: a person's own stands before one that was shipped.
+
+        Raises:
+            StorageError: when a folder cannot be looked into.
+        """
         found: dict[str, Path] = {}
         for root in (self.root, self._shipped):
-            for path in sorted(root.iterdir()) if root.is_dir() else ():
-                if _NAME.fullmatch(path.name) and path.is_dir():
-                    found.setdefault(path.name.lower(), path)
+            with on_disk("read", root):
+                for path in sorted(root.iterdir()) if root.is_dir() else ():
+                    if _NAME.fullmatch(path.name) and path.is_dir():
+                        found.setdefault(path.name.lower(), path)
         return tuple(found.values())
 
     def _place(self, name: str) -> Path | None:

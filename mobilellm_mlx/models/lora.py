@@ -82,7 +82,7 @@ class LoRALinear(nn.Module):
 
     def _change(self, x: mx.array) -> mx.array:
         a, b = self._matrices()
-        return self.scale * ((self.dropout(x) @ a) @ b)
+        return (self.scale * (self.dropout(x) @ a)) @ b
 
     def _matrices(self) -> tuple[mx.array, mx.array]:
         """Those of this run: A (D, R) and B (R, O)."""

@@ -120,7 +120,7 @@ class TrainConfig:
     )
     template: str = _option("", "Chat template for a base model: `chatml`, or a Jinja file.")
     checkpoint_layers: bool = _option(False, "Compute blocks twice instead of keeping them.")
-    loss_chunk: int = _option(512, "Tokens whose logits are held at a time.", least=16)
+    loss_chunk: int = _option(128, "Tokens whose logits are held at a time.", least=16)
 
     def __post_init__(self) -> None:
         for option in options():

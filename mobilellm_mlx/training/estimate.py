@@ -31,12 +31,16 @@ _EPOCHS = 2
 """Epochs whose batches are looked at; others have like ones."""
 
 # What follows is measured (on a CPU): MLX allocates for some operations ahead of the one at work.
-_LOGITS = 2.1
+_LOGITS = 3.55
 """Copies of a chunk of logits in float32 that its loss and slope hold."""
+_AHEAD = 1.2
+"""Copies of those of the chunks behind it that are begun meanwhile."""
 _NARROW_LOGITS = 1.3
 """Copies beside them in the network's own type, where that is another."""
 _CHUNKS = 3
 """Chunks of which something lies there at once."""
+_HEADS = 4.5
+"""Copies of a trained head that its gradient holds."""
 _BACKWARD = 1.4
 """What going back through a block holds, as a share of what the block kept."""
 _ARRAYS = 20
@@ -222,14 +226,14 @@ class _Activations:
         normed = dim * (item if self._on_gpu else _FLOAT32)  # what a norm reads
         # Gate and up; where nothing is compiled, the sigmoid and its product with the gate too.
         kept: float = normed + (2 if self._on_gpu else 4) * ffn * item
-        inputs = [({"gate_proj", "up_proj"}, dim), ({"down_proj"}, ffn)]
+        inputs = [({"gate_proj", "up_proj"}, dim, True), ({"down_proj"}, ffn, False)]
         if layer.attention != "none":
             kept += normed + (queries + 2 * keys) * item
             kept += model.num_attention_heads * width * item  # probabilities
             kept += (queries + keys) * item if layer.qk_norm else 0
-            inputs += [({"q_proj", "k_proj", "v_proj"}, dim), ({"o_proj"}, queries)]
-        for users, size in inputs:
-            kept += self._kept_input(size, len(users & names), is_normed=size == dim)
+            inputs += [({"q_proj", "k_proj", "v_proj"}, dim, True), ({"o_proj"}, queries, False)]
+        for users, size, is_normed in inputs:
+            kept += self._kept_input(size, len(users & names), is_normed=is_normed)
         if not self._full:
             kept += len(names) * self._config.rank * _FLOAT32
         if self._config.method == "dora":
@@ -253,11 +257,12 @@ class _Activations:
     def _loss(self, shape: _Shape) -> float:
         """What the loss of some chunks holds, with the gradient of the head if that is trained."""
         learned, chunk = max(1, shape.learned), self._config.loss_chunk
-        number = _LOGITS * _FLOAT32
+        first = min(learned, chunk)
+        behind = min(learned - first, (_CHUNKS - 1) * chunk)
+        number = (_LOGITS * first + _AHEAD * behind) * _FLOAT32
         if self._item != _FLOAT32:
-            number += _NARROW_LOGITS * self._item
-        logits = min(learned, _CHUNKS * chunk) * self._model.vocab_size * number
-        return logits + (2 + 2 * min(_CHUNKS, ceil(learned / chunk))) * self._head
+            number += _NARROW_LOGITS * (first + behind) * self._item
+        return number * self._model.vocab_size + _HEADS * self._head
 
     @property
     def _head(self) -> int:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -205,7 +205,9 @@ class _Job:
         return "stop" if self._stop.is_set() else self._run.want()
 
     def _estimate(self, loaded: LoadedModel, data: Data, trainer: Trainer) -> Iterator[Event]:
-        estimate = estimate_memory(loaded.model, self._config, [*data.train, *data.valid])
+        rows = ceil(self._config.batch_size / self._workers.size)
+        config = replace(self._config, batch_size=rows)
+        estimate = estimate_memory(loaded.model, config, [*data.train, *data.valid])
         self._estimated = estimate.total_bytes
         yield estimate
         with self._workers.together():
@@ -237,10 +239,12 @@ class _Job:
         summary = self._summary(trainer)
         best = Checkpoints(self._run.checkpoints).best() if self._workers.leads else None
         (found,) = self._workers.sum_numbers(best is not None)
-        if found and trainer.ended in ("finished", "early stop"):
+        state = trainer.state
+        learned = state.step and (state.best_step or not data.valid)
+        if found and learned and trainer.ended != "diverged":
             weights = read_arrays(best / WEIGHTS) if best else {}
             loaded.model.load_weights(list(weights.items()), strict=False)
-            if data.test:
+            if data.test and trainer.ended != "stopped":
                 trainer.follow_first()
                 loss, _ = trainer.measure(data.test)
                 summary = replace(summary, test_loss=loss if isfinite(loss) else None)
@@ -304,6 +308,7 @@ class _Job:
             config=config.to_dict(),
             scores=_scores(summary),
             licence=run.base.licence,
+            run=f"{run.name} {run.created.isoformat()}",
             tools=_tools(config),
             stop_token=data.manner.end or "",
         )
@@ -311,7 +316,7 @@ class _Job:
         try:
             network = loaded.model.config
             write_adapter(scratch / "new", info, weights, network, data.manner.source)
-            return registry.add(scratch / "new", registry.free_name(run.name)).name
+            return _keep(registry, scratch / "new", run.name, info.run)
         finally:
             with suppress(OSError):
                 shutil.rmtree(scratch)
@@ -336,6 +341,14 @@ def _scores(summary: TrainSummary) -> dict[str, Any]:
     names = ("first_loss", "best_loss", "best_step", "last_loss", "test_loss", "step", "tokens")
     found = {name: getattr(summary, name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _keep(registry: Registry, directory: Path, name: str, run: str) -> str:
+    """Add an adapter under a name, in place of an earlier one of the same run; the name it got."""
+    earlier = registry.kept(name)
+    if earlier is not None and not earlier.shipped and earlier.run == run:
+        return registry.add(directory, name, replacing=True).name
+    return registry.add(directory, registry.free_name(name)).name
 
 
 def _tools(config: TrainConfig) -> dict[str, Any] | None:

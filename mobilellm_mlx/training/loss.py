@@ -102,7 +102,7 @@ def _with_gradients(
 
     total = mx.zeros((), mx.float32)
     by_states: list[mx.array] = []
-    by_parameters = [mx.zeros_like(array) for array in parameters]
+    by_parameters: list[mx.array] = []
     for start in range(0, states.shape[0], chunk):
         own = slice(start, start + chunk)
         # Each chunk waits for the one before: otherwise all their logits could lie there at once.
@@ -110,15 +110,19 @@ def _with_gradients(
         logits = logits_of(states_now, *parameters)  # (chunk, V)
         wide = logits.astype(mx.float32)
         ids = targets[own][:, None]
-        total_of = mx.logsumexp(wide, axis=1, keepdims=True)
+        slope = mx.softmax(wide, axis=1, precise=True)
+        # The sum of the softmax follows from its largest term: exponentials are what is slow here.
+        total_of = wide.max(axis=1, keepdims=True) - mx.log(slope.max(axis=1, keepdims=True))
         said = mx.take_along_axis(wide, ids, axis=1)
         total = total + (weights[own][:, None] * (total_of - said)).sum()
-        slope = mx.exp(wide - total_of)  # softmax; minus one at the target is the gradient
+        # The gradient is the softmax, less one at the target.
         slope = mx.put_along_axis(slope, ids, mx.exp(said - total_of) - 1, axis=1)
         slope = (slope * weights[own][:, None]).astype(logits.dtype)
         _, (by_state, *rest) = mx.vjp(logits_of, [states_now, *parameters], [slope])
         by_states.append(by_state)
-        by_parameters = [a + b for a, b in zip(by_parameters, rest, strict=True)]
+        by_parameters = (
+            [a + b for a, b in zip(by_parameters, rest, strict=True)] if by_parameters else rest
+        )
     if names:  # tracing left its own arrays in the module
         head.update(tree_unflatten(list(zip(names, parameters, strict=True))))
     return total, mx.concatenate(by_states), *by_parameters

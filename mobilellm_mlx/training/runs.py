@@ -120,7 +120,7 @@ class Run:
         if config.template not in ("", "chatml"):  # a resume may start elsewhere
             template = Path(config.template).expanduser().absolute()
             config = config.merged({"template": str(template)})
-        created = datetime.now(UTC).replace(microsecond=0)
+        created = datetime.now(UTC)
         for each in [check_name(name)] if name is not None else _names(config, base):
             run = cls(each, runs_dir() / each, config, base, data, created)
             if not run._place():

@@ -108,6 +108,39 @@ def test_of_a_link_only_the_link_is_removed(here: Registry, tmp_path: Path) -> N
     assert names(here) == ["pirate", "tools"]
 
 
+def test_a_link_has_its_own_name_by_whatever_way_it_is_found(
+    here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = here.root / "linked"
+    link.symlink_to(tmp_path / "pirate")
+    found = (here.find("linked"), here.find(str(link)), read_info(link), here.kept("linked"))
+    assert [info.name for info in found if info] == ["linked"] * 4
+    monkeypatch.chdir(tmp_path / "pirate")
+    assert read_info(Path()).name == "pirate"
+    (tmp_path / "pirate" / "deeper").mkdir()
+    assert read_info(Path("deeper/..")).name == "pirate"
+
+
+@pytest.mark.parametrize("forbidden", ["root", "root/pirate", "pirate/adapters.safetensors"])
+def test_what_may_not_be_looked_at_is_a_sentence(
+    here: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forbidden: str
+) -> None:
+    stat = Path.stat
+
+    def refuse(path: Path, **options: Any) -> os.stat_result:
+        if path == tmp_path / forbidden:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    asked = [lambda: read_info(tmp_path / "pirate")]
+    if forbidden.startswith("root"):
+        asked = [here.list, here.damaged, lambda: here.find("x"), lambda: here.free_name("x")]
+    for ask in asked:
+        with pytest.raises((AdapterError, StorageError), match="cannot be read: Permission"):
+            ask()
+
+
 def test_one_damaged_adapter_does_not_hide_the_others(here: Registry) -> None:
     write(here.root / "broken", [])
     assert names(here) == ["pirate", "tools"]

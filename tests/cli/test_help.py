@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -16,6 +17,9 @@ ALL = [
     *(("tools", verb) for verb in ("list", "show", "call")),
     *(("eval", verb) for verb in ("calls", "training", "list", "compare")),
     *(("adapters", verb) for verb in ("list", "show", "rename", "rm", "export")),
+    *(("train", verb) for verb in ("lora", "dora", "full", "resume", "data", "check")),
+    *(("train", verb) for verb in ("pause", "stop", "list", "show", "rm", "recipes")),
+    *(("train", "data", verb) for verb in ("tools", "chat")),
     ("demo", "tools"),
     *(
         ("history", verb)
@@ -43,6 +47,13 @@ def find(path: tuple[str, ...]) -> click.Command:
     return found
 
 
+def below(command: click.Command) -> Iterator[tuple[str, ...]]:
+    """The paths from a command to itself and to all that a group of them has."""
+    yield ()
+    for name, inner in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from ((name, *path) for path in below(inner))
+
+
 def modules_after(*args: str, stdin: bytes = b"", tail: str = "") -> set[str]:
     """Top-level modules that a run of the command line has loaded when it leaves."""
     code = (
@@ -59,10 +70,7 @@ def modules_after(*args: str, stdin: bytes = b"", tail: str = "") -> set[str]:
 
 
 def test_the_list_of_verbs_under_test_is_complete() -> None:
-    groups = {verb: group for verb in VERBS if isinstance(group := find((verb,)), click.Group)}
-    assert {path for path in ALL if len(path) == 2} == {
-        (verb, name) for verb, group in groups.items() for name in group.commands
-    }
+    assert set(ALL) == {(), *((verb, *rest) for verb in VERBS for rest in below(find((verb,))))}
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)

@@ -127,7 +127,7 @@ def test_every_setting_has_an_option_with_its_help(run) -> None:
             flag = f"--{each.name.replace('_', '-')} "
             has_none = each.name == "method" or (method == "full" and each.name in SMALL)
             assert (flag in said) is not has_none, (method, flag)
-    assert "Highest learning rate. [default: 0.0005]" in said
+    assert "0 is 0.0005, or 0.00005 for full" in said
 
 
 def test_options_stand_before_the_recipe_and_the_recipe_before_the_defaults(

@@ -346,7 +346,7 @@ def test_a_change_that_a_packed_base_swallows_is_warned_about(tmp_path, packed) 
     adapter = small_adapter(tmp_path / "a", packed, 0.01)
     told = run(packed, adapter, tmp_path / "t", ConvertOptions(bits=4))
     (said,) = notices(told)
-    assert summary(run(packed, adapter, tmp_path / "u", MEASURED)).share_kept > 0.99  # 8 bits
+    assert summary(run(packed, adapter, tmp_path / "u", MEASURED)).share_kept > 0.95  # 8 bits
     assert said.startswith("only ") and "of the adapter's change is left: fuse with `--b" in said
 
 

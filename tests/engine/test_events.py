@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,32 @@ import pytest
 from mobilellm_mlx import events
 from mobilellm_mlx.events import (
     CacheSummary,
+    CheckpointSaved,
     ConvertSummary,
     EvalSummary,
     Event,
     ExportSummary,
+    FuseSummary,
     GenerationSummary,
+    MemoryEstimated,
     ModelLoaded,
     Notice,
     PrefillProgress,
     Progress,
     ReasoningDelta,
+    RolledBack,
+    Sampled,
     Summary,
     TextDelta,
     ToolAllowed,
     ToolCalled,
     ToolEnded,
     ToolsOffered,
+    TrainPaused,
+    TrainStarted,
+    TrainStep,
+    TrainSummary,
+    Validated,
     from_dict,
 )
 from mobilellm_mlx.options import GenerationOptions
@@ -64,6 +74,33 @@ SAMPLES: list[Event] = [
     ToolAllowed("c1", "always", {"text": "a"}),
     ToolEnded("c1", "note", "ok", "done", 0.25),
     ExportSummary(path="m.gguf", format="gguf", type="q4_1", tensors=2, lossless=False, rounded=1),
+    FuseSummary(
+        path="m",
+        adapter="pirate",
+        adapted_tensors=1,
+        share_kept=0.75,
+        tensors=[{"name": "model.layers.0.mlp.up_proj", "kept": 0.75, "cosine": None}],
+    ),
+    MemoryEstimated(1, 2, 3, 4, 10, 9, False, ["`--batch-size 2` saves 1 GB"]),
+    TrainStarted("r", "/runs/r", "m", "lora", 5, 700, 40, 0, 30, 10, start_step=20, workers=2),
+    TrainStep(1, 0.1, 2.5, 1e-5, 0.75, 300, 61.5, 1000, 2000, 1.25),
+    TrainStep(2, 0.2, 2.25, 2e-5, 0.5, 600, 62.5, 1000, 2000, 2.25, left_s=9.5),
+    Validated(10, 2.125, True, 2.125, 10, 50, 3.5, is_overfitting=True),
+    Sampled(10, "Who are you?\n", "Arr \u2028", "Arrr"),
+    CheckpointSaved(10, "/runs/r/checkpoints/000010", is_best=True),
+    RolledBack(12, 10, "the loss is no number", 5e-6, 2),
+    TrainPaused(12),
+    TrainSummary(),
+    TrainSummary(
+        status="error",
+        error="the disk is full",
+        run="r",
+        reason="error",
+        adapter="pirate",
+        step=12,
+        best_loss=2.125,
+        best_step=10,
+    ),
 ]
 
 
@@ -82,7 +119,7 @@ def concrete_events() -> set[type]:
 
 def test_the_samples_have_every_kind_of_event() -> None:
     assert {type(sample) for sample in SAMPLES} == concrete_events()
-    assert len(concrete_events()) == 16
+    assert len(concrete_events()) == 26
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
@@ -115,6 +152,8 @@ def test_the_job_of_a_summary_decides_its_kind() -> None:
     assert type(from_dict({"event": "summary", "job": "convert"})) is ConvertSummary
     assert type(from_dict({"event": "summary", "job": "export"})) is ExportSummary
     assert type(from_dict({"event": "summary", "job": "eval"})) is EvalSummary
+    assert type(from_dict({"event": "summary", "job": "fuse"})) is FuseSummary
+    assert type(from_dict({"event": "summary", "job": "train"})) is TrainSummary
     for job in ("save_cache", "restore_cache"):
         assert type(from_dict({"event": "summary", "job": job})) is CacheSummary
     assert type(from_dict({"event": "summary", "job": "pull"})) is Summary
@@ -161,8 +200,9 @@ def test_letters_are_not_escaped() -> None:
     assert "ü😀" in TextDelta("ü😀").to_json()
 
 
-def test_a_model_is_described_by_plain_values() -> None:
-    assert isinstance(SCRIPTED_MODEL, ModelLoaded)
-    assert all(
-        type(value) in (int, float, str, bool) for value in SCRIPTED_MODEL.to_dict().values()
-    )
+@pytest.mark.parametrize("adapter", [None, "pirate"])
+def test_a_model_is_described_by_plain_values(adapter: str | None) -> None:
+    values = replace(SCRIPTED_MODEL, adapter=adapter).to_dict()
+    assert type(SCRIPTED_MODEL) is ModelLoaded
+    assert values.pop("adapter") == adapter
+    assert all(type(value) in (int, float, str, bool) for value in values.values())

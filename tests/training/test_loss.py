@@ -89,5 +89,5 @@ def test_a_small_chunk_never_holds_the_logits_of_all_tokens():
         mx.eval(mx.value_and_grad(loss)(hidden))
         return mx.get_peak_memory() - before
 
-    assert peak(128) < 80e6
+    assert peak(128) < 120e6
     assert peak(4096) > 600e6

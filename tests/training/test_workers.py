@@ -198,7 +198,8 @@ def test_what_is_said_and_summed_is_the_same_everywhere(launch) -> None:
             together = join_workers()
             rank = together.rank
             print(together.gather("" if rank == 1 else "é" * (rank + 1)))
-            tree = {"b": [mx.full((2, 3), float(rank)), {"c": mx.ones(4, mx.int32)}], "a": mx.array(0.5)}
+            parts = [mx.full((2, 3), float(rank)), {"c": mx.ones(4, mx.int32)}]
+            tree = {"b": parts, "a": mx.array(0.5)}
             summed = together.sum(tree)
             print(summed["b"][0].tolist(), summed["b"][1]["c"].tolist(), summed["a"].item())
             print(together.of_first({"x": mx.array([rank + 0.5]), "y": mx.array([rank])}))

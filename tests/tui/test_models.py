@@ -395,6 +395,28 @@ async def test_it_can_be_used_at_any_size(open_picker, shelf, size):
         await eyes.until(lambda: eyes.app.ended)
 
 
+async def test_a_question_without_room_for_the_list_is_read_by_pages(open_picker):
+    async with open_picker(size=(40, 10)) as eyes:
+        await eyes.point_at("other-chat")
+        await eyes.press("d")
+        await eyes.until(lambda: eyes.screen._asked and eyes.list.size.height == 0)
+        detail = eyes.screen.query_one("#detail")
+        detail.styles.height = 1  # else all of it fits
+        await eyes.press("pagedown")
+        await eyes.until(lambda: detail.scroll_y > 0)
+        await eyes.press("pageup")
+        await eyes.until(lambda: detail.scroll_y == 0)
+        assert eyes.screen._asked is not None  # still the question about the same model
+        assert eyes.screen._pointed.name == "other-chat"
+
+
+async def test_without_a_question_pages_turn_the_list(open_picker):
+    async with open_picker(size=(40, 10)) as eyes:
+        before = eyes.list.highlighted
+        await eyes.press("pagedown")
+        await eyes.until(lambda: eyes.list.highlighted != before)
+
+
 async def test_every_key_has_a_name_and_a_word_for_the_help(open_picker):
     async with open_picker() as eyes:
         said = dict((what, keys) for keys, what in describe_keys(eyes.screen.active_bindings))

@@ -64,6 +64,8 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
         Binding("escape", "back", "Back", id="models.close", tooltip="Back", show=False),
         Binding("up", "move(-1)", "Up", id="models.up", show=False),
         Binding("down", "move(1)", "Down", id="models.down", show=False),
+        Binding("pageup", "read(-1)", "Up", id="models.page_up", priority=True, show=False),
+        Binding("pagedown", "read(1)", "Down", id="models.page_down", priority=True, show=False),
     ]
 
     def __init__(
@@ -405,6 +407,15 @@ class ModelsScreen(ModalScreen[ModelChoice | None]):
             self._list.action_cursor_down()
         else:
             self._list.action_cursor_up()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """By pages a question is read while there is one, and else the list."""
+        return action != "read" or self._asked is not None
+
+    def action_read(self, pages: int) -> None:
+        """Read on in the question; the list may be hidden, where it cannot count its pages."""
+        detail = self.query_one("#detail")
+        (detail.scroll_page_down if pages > 0 else detail.scroll_page_up)(animate=False)
 
     def action_check(self) -> None:
         """Compare the files of what is pointed at with their hashes."""
