@@ -234,7 +234,7 @@ def test_the_first_run_names_the_licence_and_the_size_on_stderr(
 ) -> None:
     asked = []
 
-    def no_engine(directory, options):
+    def no_engine(directory, options, **_):
         asked.append(directory)
         raise DownloadError("far enough")
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tiny import LLAMA, write_model
 
 from mobilellm_mlx.adapters import Registry, model_sha256
 from mobilellm_mlx.errors import MobileLLMError, TrainingError
@@ -23,7 +24,6 @@ from mobilellm_mlx.training.config import TrainConfig
 from mobilellm_mlx.training.data import data_sha256
 from mobilellm_mlx.training.job import train
 from mobilellm_mlx.training.runs import Base, Run
-from tiny import LLAMA, write_model
 
 CONFIG = TrainConfig(
     rank=2, epochs=1.0, batch_size=4, samples=1, sample_tokens=4, max_tokens=96, learning_rate=1e-2
