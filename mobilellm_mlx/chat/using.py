@@ -12,6 +12,7 @@ from mobilellm_mlx.chat.calling import Calls, call_tools
 from mobilellm_mlx.chat.records import ToolUse, make_id
 from mobilellm_mlx.engine import ChatEngine, Wearing
 from mobilellm_mlx.errors import (
+    AdapterError,
     ContextOverflow,
     InsufficientMemory,
     InvalidGrammar,
@@ -157,7 +158,9 @@ def use_tools(
             calls = yield from call_tools(
                 engine, style, conversation, offered, options, cancel, adapter
             )
-        except (ContextOverflow, InsufficientMemory, InvalidGrammar, ToolError) as error:
+        except (
+            AdapterError, ContextOverflow, InsufficientMemory, InvalidGrammar, ToolError
+        ) as error:  # fmt: skip
             yield Notice(f"no tool was used: {error.message}")
             work.calls, work.instructions = None, ""  # they may be what there was no room for
             break

@@ -14,6 +14,7 @@ from mobilellm_mlx.tools.toolbox import Toolbox
 from mobilellm_mlx.tools.userfile import load_user_tools
 
 if TYPE_CHECKING:
+    from mobilellm_mlx.adapters.record import AdapterInfo
     from mobilellm_mlx.chat.using import Caller, ToolKit
     from mobilellm_mlx.events import ModelLoaded
     from mobilellm_mlx.settings import Settings
@@ -206,10 +207,14 @@ def _find_caller(model: Path, wanted: str) -> Caller | None:
 
     if wanted == "none":
         return None
+    known: list[AdapterInfo] = []
     with suppress(MobileLLMError, OSError):  # tools work without it too
-        for info in sorted(Registry().list(), key=lambda one: one.created, reverse=True):
-            if not info.tools or not info.tools.get("only_calls"):
-                continue
+        known = sorted(Registry().list(), key=lambda one: one.created, reverse=True)
+    for info in known:
+        if not info.tools or not info.tools.get("only_calls"):
+            continue
+        # An adapter may come from anywhere, and name a format that cannot say no.
+        with suppress(MobileLLMError, OSError, ValueError):
             if wanted in ("auto", info.name) and fits(info, model):
                 return Caller(info.path, CallsOnly(find_format(str(info.tools.get("style")))))
     return None

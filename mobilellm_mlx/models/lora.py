@@ -45,6 +45,33 @@ class LoraSpec:
     per_run: bool = False
 
 
+class Dropout(nn.Module):
+    """Leaves out a share of numbers while training; the same ones when a pass is computed again.
+
+    That is what a recomputed block and the chunks of the loss do for their gradients: with numbers
+    from MLX's own state they would leave out others the second time.
+
+    Args:
+        share: of what is left out.
+    """
+
+    def __init__(self, share: float):
+        super().__init__()
+        self._share = share
+        self._key: mx.array | None = None
+
+    def draw(self, key: mx.array) -> None:
+        """Choose what the next pass leaves out."""
+        self._key = key
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Numbers of any shape to some of them, the others scaled up for those left out."""
+        if not self._share or not self.training:
+            return x
+        kept = mx.random.bernoulli(1 - self._share, x.shape, key=self._key)
+        return (kept * x) * (1 / (1 - self._share))
+
+
 class LoRALinear(nn.Module):
     """``y = x W^T + scale * (x A) B``; the base may be packed.
 
@@ -69,7 +96,7 @@ class LoRALinear(nn.Module):
         self.linear = linear
         self.linear.freeze()
         self.scale, self._turn = scale, turn
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         runs = (turn.runs,) if turn else ()
         # As mlx-lm begins, so that a comparison of the two compares nothing else.
         bound = inputs**-0.5
@@ -146,7 +173,7 @@ class LoRAEmbedding(nn.Module):
         self.embedding = embedding
         self.embedding.freeze()
         self.scale = scale
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         bound = count**-0.5
         self.lora_a = mx.random.uniform(-bound, bound, (count, rank))
         self.lora_b = mx.zeros((rank, size))

@@ -23,6 +23,8 @@ WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "sta
 _BEST = "best"
 _KEPT = 2
 """Newest checkpoints that are kept: should the disk damage one, there is one before it."""
+_NEW = {"smooth", "lowest", "high"}
+"""What a state may lack: earlier versions did not write it."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,9 @@ class TrainState:
         worse: validations since then.
         rate_factor: what the learning rate is multiplied by; halved after every accident.
         tries_left: accidents that may still happen.
+        smooth: a running mean of the losses of steps.
+        lowest: the lowest that it was.
+        high: steps in a row that it has been far above that.
     """
 
     step: int = 0
@@ -56,6 +61,9 @@ class TrainState:
     worse: int = 0
     rate_factor: float = 1.0
     tries_left: int = 3
+    smooth: float | None = None
+    lowest: float | None = None
+    high: int = 0
 
 
 class Checkpoints:
@@ -84,7 +92,7 @@ class Checkpoints:
             _write_arrays(aside / WEIGHTS, dict(weights))
             _write_arrays(aside / OPTIMIZER, dict(tree_flatten(optimizer)))
             _write_text(aside / STATE, json.dumps(asdict(state), indent=1))
-            if target.exists():  # after an accident the same step is written again
+            if target.exists():  # one that is not whole
                 stale = aside.with_name(f"{aside.name}.old")
                 target.rename(stale)
                 aside.rename(target)
@@ -96,15 +104,34 @@ class Checkpoints:
                 self._point(target.name)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or str(error)
-            raise StorageError(
-                f"the checkpoint of step {state.step} could not be written to "
-                f"`{self._directory}`: {reason}",
-                "make room on the disk; the run goes on from the checkpoint before with "
-                "`mobilellm train resume`",
-            ) from error
+            raise self._refused(state.step, error) from error
         self._sweep()
         return target
+
+    def amend(self, path: Path, state: TrainState) -> None:
+        """Change the state in a checkpoint, whose weights stay.
+
+        Raises:
+            StorageError: when it cannot be written; it stays as it is.
+        """
+        aside = path / f".{STATE}"
+        try:
+            _write_text(aside, json.dumps(asdict(state), indent=1))
+            aside.replace(path / STATE)
+            _sync(path)
+        except OSError as error:
+            raise self._refused(state.step, error) from error
+
+    def call_best(self, path: Path) -> None:
+        """Say which one has the lowest loss.
+
+        Raises:
+            StorageError: when that cannot be written.
+        """
+        try:
+            self._point(path.name)
+        except OSError as error:
+            raise self._refused(int(path.name), error) from error
 
     def latest(self) -> Path | None:
         """The newest one that is whole; None where there is none."""
@@ -134,6 +161,14 @@ class Checkpoints:
             return sorted(found, key=lambda path: -int(path.name))
         return []
 
+    def _refused(self, step: int, error: Exception) -> StorageError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return StorageError(
+            f"the checkpoint of step {step} could not be written to `{self._directory}`: {reason}",
+            "make room on the disk; the run goes on from the checkpoint before with "
+            "`mobilellm train resume`",
+        )
+
     def _point(self, name: str) -> None:
         aside = self._directory / f".{_BEST}.{os.getpid()}"
         _write_text(aside, name + "\n")
@@ -161,7 +196,7 @@ def read_state(path: Path) -> TrainState:
     try:
         values = json.loads((path / STATE).read_bytes())
         known = {field.name for field in fields(TrainState)}
-        if not isinstance(values, dict) or set(values) != known:
+        if not isinstance(values, dict) or (set(values) ^ known) - _NEW:
             raise ValueError("it has other fields than this program writes")
         _check_numbers(values)
         return TrainState(**values)
@@ -198,13 +233,13 @@ def read_optimizer(path: Path) -> Any:
 
 
 def _check_numbers(values: Mapping[str, Any]) -> None:
-    optional = {"first_loss", "last_loss", "best_loss", "best_step"}
+    optional = {"first_loss", "last_loss", "best_loss", "best_step", "smooth", "lowest"}
     for name, value in values.items():
         if value is None and name in optional:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"`{name}` is no number")
-        if name in ("step", "epoch", "batch", "tokens", "tries_left") and (
+        if name in ("step", "epoch", "batch", "tokens", "tries_left", "high") and (
             not isinstance(value, int) or value < 0
         ):
             raise ValueError(f"`{name}` is no count")

@@ -35,6 +35,7 @@ from mobilellm_mlx.events import (
     Validated,
 )
 from mobilellm_mlx.models import LanguageModel
+from mobilellm_mlx.models.lora import adapted_modules
 from mobilellm_mlx.models.uncached import make_uncached
 from mobilellm_mlx.training.batches import Batch, Order, Row, in_order, make_batch
 from mobilellm_mlx.training.checkpoint import (
@@ -47,7 +48,7 @@ from mobilellm_mlx.training.checkpoint import (
 )
 from mobilellm_mlx.training.config import TrainConfig
 from mobilellm_mlx.training.data.example import Example
-from mobilellm_mlx.training.guard import Guard
+from mobilellm_mlx.training.guard import complaint, forget
 from mobilellm_mlx.training.loss import only_loss, summed_loss
 from mobilellm_mlx.training.optimizer import (
     build_optimizer,
@@ -109,7 +110,6 @@ class Trainer:
         self.ended: TrainEnd = "finished"
         self._optimizer = build_optimizer(config)
         self._optimizer.init(model.trainable_parameters())
-        self._guard = Guard()
         self._step_s: list[float] = []
         self._saved_step: int | None = None
         model.model.recomputes = config.checkpoint_layers
@@ -129,6 +129,8 @@ class Trainer:
         path = self._checkpoints.latest()
         if path is not None:
             self._take_up(path)
+            if self._is_best:  # a kill may have come between the checkpoint and the word for it
+                self._checkpoints.call_best(path)
         return path is not None
 
     def _take_up(self, path: Path) -> None:
@@ -167,6 +169,7 @@ class Trainer:
         Raises:
             InsufficientMemory: when the backend runs out of it.
             StorageError: when a checkpoint cannot be written.
+            TrainingError: when the model cannot be judged.
             WorkerLost: when another process has ended; what was done until then is saved.
         """
         self._model.train()
@@ -184,11 +187,17 @@ class Trainer:
 
     def _steps(self) -> Iterator[Event]:
         if self.state.step == 0 and self._saved_step is None:
+            if self._agreed() == "stop":  # while it was loaded: there is nothing to save
+                self.ended = "stopped"
+                return
             yield from self._validate()
             if not self._goes_on():
                 return
             yield from self._save()  # what an accident at the first steps goes back to
         while self.state.step < self.steps and self._goes_on():
+            if self._config.patience and self.state.worse >= self._config.patience:
+                self.ended = "early stop"
+                return
             yield from self._heed()
             before = self.state.step
             if self._goes_on():
@@ -203,9 +212,6 @@ class Trainer:
                 if self.state.step <= before or not self._goes_on():
                     continue
                 yield from self._save()
-                if not done and self._config.patience and self.state.worse >= self._config.patience:
-                    self.ended = "early stop"
-                    return
             elif self._config.save_every and self.state.step % self._config.save_every == 0:
                 yield from self._save()
 
@@ -244,8 +250,8 @@ class Trainer:
         norm = gradient_norm(gradients)
         mx.eval(gradients, norm)
         loss, length = loss_sum / max(1.0, learned), as_number(norm)
-        if complaint := self._guard.complaint(loss, length):
-            yield from self._roll_back(complaint)
+        if wrong := complaint(state, loss, length):
+            yield from self._roll_back(wrong, state.step + 1)
             return
         if config.clip and length > config.clip:
             gradients = scaled(gradients, config.clip / length)
@@ -284,9 +290,7 @@ class Trainer:
             if not (own := self._workers.share(rows)):
                 continue
             batch = make_batch(self._train, own, packed=self._config.pack)
-            if self._config.dropout:
-                self._seed(number)
-            loss, gradients = self._gradients(*_arrays(batch))
+            loss, gradients = self._gradients(self._key(number), *_arrays(batch))
             if summed is None:
                 summed = gradients
             else:
@@ -307,17 +311,19 @@ class Trainer:
     def _trainable(self) -> Any:
         return self._model.trainable_parameters()
 
-    def _seed(self, number: int) -> None:
+    def _key(self, number: int) -> mx.array:
         """Dropout follows from the place in the run, so that going on needs nothing remembered."""
         place = self.state.step * self._config.accumulate + number
-        mx.random.seed((self._config.seed * 1_000_003 + place * self._workers.size
-                        + self._workers.rank + 1) % 2**62)  # fmt: skip
+        return mx.random.key((self._config.seed * 1_000_003 + place * self._workers.size
+                              + self._workers.rank + 1) % 2**62)  # fmt: skip
 
     def _make_gradients(self, compiled: bool) -> Callable[..., tuple[mx.array, Any]]:
         model, chunk = self._model, self._config.loss_chunk
+        dropouts = [module.dropout for _, module in adapted_modules(model)]
 
         def loss(
             parameters: Any,
+            key: mx.array,
             tokens: mx.array,
             segments: mx.array | None,
             positions: mx.array,
@@ -325,13 +331,15 @@ class Trainer:
             weights: mx.array,
         ) -> mx.array:
             model.update(parameters)
+            if self._config.dropout:
+                for dropout, own in zip(dropouts, mx.random.split(key, len(dropouts)), strict=True):
+                    dropout.draw(own)
             hidden = model.hidden(tokens, make_uncached(model.config, segments))
             return summed_loss(model, hidden, positions, targets, weights, chunk)
 
         gradients: Callable[..., tuple[mx.array, Any]] = mx.value_and_grad(loss)
         if compiled:  # what is frozen is a constant to it
-            state = mx.random.state
-            gradients = mx.compile(gradients, inputs=state, outputs=state)
+            gradients = mx.compile(gradients)
 
         def call(*arrays: mx.array | None) -> tuple[mx.array, Any]:
             parameters = model.trainable_parameters()
@@ -375,7 +383,14 @@ class Trainer:
             started = time.perf_counter()
             loss, tokens = self.measure(self._valid)
             if not math.isfinite(loss):
-                yield from self._roll_back("the loss on the validation examples is no number")
+                reason = "the loss on the validation examples is no number"
+                if self._saved_step is None:
+                    raise TrainingError(
+                        f"{reason}, before anything was trained",
+                        "see with `mobilellm chat` whether the model is sound, and with "
+                        "`mobilellm train check` whether the data is",
+                    )
+                yield from self._roll_back(reason, self.state.step)
                 return
             state = self.state
             climbs = state.last_loss is not None and loss > state.last_loss
@@ -410,20 +425,22 @@ class Trainer:
         self._saved_step = self.state.step
         if not self._workers.leads:
             return
-        is_best = self.state.best_step == self.state.step or not self._valid
-        yield CheckpointSaved(self.state.step, str(self._write(is_best)), is_best)
-
-    def _write(self, is_best: bool) -> Any:
         weights = dict(tree_flatten(self._model.trainable_parameters()))
-        return self._checkpoints.save(self.state, weights, self._optimizer.state, is_best=is_best)
+        path = self._checkpoints.save(
+            self.state, weights, self._optimizer.state, is_best=self._is_best
+        )
+        yield CheckpointSaved(self.state.step, str(path), self._is_best)
 
-    def _roll_back(self, complaint: str) -> Iterator[Event]:
+    @property
+    def _is_best(self) -> bool:
+        return self.state.best_step == self.state.step or not self._valid
+
+    def _roll_back(self, reason: str, failed: int) -> Iterator[Event]:
         """Go back to where all was well with half the rate; the fourth time is the end.
 
         That is the best checkpoint: newer ones may be of a time when it had begun to go wrong.
         """
-        failed, tries = self.state.step + 1, self.state.tries_left - 1
-        factor = self.state.rate_factor / 2
+        tries, factor = self.state.tries_left - 1, self.state.rate_factor / 2
         path = None
         if self._workers.leads:
             path = (self._checkpoints.best() if self._valid else None) or self._checkpoints.latest()
@@ -434,15 +451,15 @@ class Trainer:
         if path is not None:
             self._take_up(path)
         self.follow_first()
-        self._guard = Guard()
+        forget(self.state)
         self.state.tries_left, self.state.rate_factor = tries, factor
-        if self._workers.leads:  # a kill must not bring the high rate back
+        if path is not None:  # a kill must not bring the high rate back
             self._checkpoints.forget_after(self.state.step)
-            self._write(self.state.best_step == self.state.step or not self._valid)
+            self._checkpoints.amend(path, self.state)
         yield RolledBack(
             step=failed,
             to_step=self.state.step,
-            reason=complaint,
+            reason=reason,
             learning_rate=self._config.rate * factor,
             tries_left=tries,
         )

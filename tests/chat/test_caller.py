@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from mobilellm_mlx.adapters import Registry
+from mobilellm_mlx.adapters.record import AdapterInfo
 from mobilellm_mlx.chat import Session
 from mobilellm_mlx.chat.using import Caller, ToolKit
+from mobilellm_mlx.cli.toolbox import _find_caller
+from mobilellm_mlx.errors import AdapterError
+from mobilellm_mlx.events import Notice
 from mobilellm_mlx.testing import ScriptedEngine
 from mobilellm_mlx.tools.approval import Approvals
 from mobilellm_mlx.tools.formats import find_format
@@ -52,8 +61,52 @@ def test_where_no_call_is_wanted_the_answer_is_the_bare_models() -> None:
     assert engine.asides == [PATH]
 
 
+def test_an_adapter_that_cannot_be_put_on_costs_the_call_and_not_the_answer() -> None:
+    class Damaged(ScriptedEngine):
+        def chat(self, *given: Any, adapter: Any = "same", **more: Any) -> Any:
+            if adapter != "same":
+                raise AdapterError("the adapter is damaged")
+            return super().chat(*given, adapter=adapter, **more)
+
+    notes = Notes()
+    session = session_with(Damaged(["I cannot."]), notes)
+    events = ask(session)
+    assert [e.text for e in events if isinstance(e, Notice)] == [
+        "no tool was used: the adapter is damaged"
+    ]
+    assert notes.ran == [] and session.branch[-1].content == "I cannot."
+
+
 def test_another_manner_of_calling_leaves_it_off() -> None:
     engine, notes = ScriptedEngine(["note", '{"text":"buy milk"}', "Done."]), Notes()
     ask(session_with(engine, notes, style="two-step"))
     assert notes.ran == [{"text": "buy milk"}]
     assert engine.asides == []
+
+
+def test_an_adapter_of_a_format_that_cannot_decline_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str, created: str, **tools: object) -> AdapterInfo:
+        told = {"created": created, "base_sha256": "this", "tools": tools or None}
+        return AdapterInfo(name=name, path=tmp_path / name, **told)  # type: ignore[arg-type]
+
+    known = [
+        made("chat", "2026-09"),
+        made("speaks", "2026-08", style="hermes", only_calls=True),
+        made("strange", "2026-07", style="nonsense", only_calls=True),
+        made("talks too", "2026-06", style="paper", only_calls=False),
+        replace(made("other", "2026-05", style="paper", only_calls=True), base_sha256="that"),
+        made("newer", "2026-04", style="paper", only_calls=True),
+        made("older", "2026-03", style="paper", only_calls=True),
+    ]
+    monkeypatch.setattr(Registry, "list", lambda self: known[::-1])
+    monkeypatch.setattr("mobilellm_mlx.adapters.identity.model_sha256", lambda path: "this")
+
+    def found(wanted: str) -> str | None:
+        caller = _find_caller(tmp_path, wanted)
+        return caller.adapter.name if caller else None
+
+    assert found("auto") == "newer"
+    assert found("older") == "older"
+    assert [found(name) for name in ("none", "speaks", "other", "gone")] == [None] * 4

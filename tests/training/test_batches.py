@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 
 import pytest
 from counting import counting
@@ -12,7 +13,8 @@ from tiny import LLAMA
 
 from mobilellm_mlx.backend import BACKENDS, mx
 from mobilellm_mlx.models import build_config
-from mobilellm_mlx.models.uncached import make_uncached, packs
+from mobilellm_mlx.models.config import TemperatureConfig
+from mobilellm_mlx.models.uncached import Uncached, make_uncached, packs
 from mobilellm_mlx.training.batches import Order, in_order, make_batch
 from mobilellm_mlx.training.data.example import Example
 
@@ -105,18 +107,33 @@ def test_losses_are_measured_in_one_order():
     assert lengths == sorted(lengths) and len(lengths) == 21
 
 
-@pytest.mark.parametrize("raw", [
-    LLAMA,
-    {**LLAMA, "model_type": "llama4_text", "attention_chunk_size": 4, "no_rope_layers": [1, 0],
-     "interleave_moe_layer_step": 0},
+def layer(**changed):
+    [first, *_] = build_config(LLAMA).layers
+    return replace(first, **changed)
+
+
+@pytest.mark.parametrize("attention, window, want", [
+    ("full", None, None),
+    ("sliding", 3, [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0],
+                    [0, 0, 1, 1, 1]]),
+    ("chunked", 3, [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0],
+                    [0, 0, 0, 1, 1]]),
+    ("sliding", 5, None),
 ])  # fmt: skip
-def test_positions_that_count_from_the_start_of_a_row_cannot_share_it(raw):
-    try:
-        config = build_config(raw)
-    except Exception:
-        pytest.skip("not a configuration of this family")
-    windows = any(layer.attention == "chunked" for layer in config.layers)
-    assert packs(config) == (not windows)
+def test_windows_end_where_they_should(attention, window, want):
+    kind = layer(attention=attention, window=window)
+    mask = Uncached(kind).mask(5)
+    assert mask == "causal" if want is None else mask.astype(mx.int32).tolist() == want
+
+
+@pytest.mark.parametrize("changed, can", [
+    ({}, True), ({"attention": "sliding", "window": 3}, True),
+    ({"attention": "chunked", "window": 3}, False),
+    ({"temperature": TemperatureConfig(0.1, 8192)}, False),
+])  # fmt: skip
+def test_positions_that_count_from_the_start_of_a_row_cannot_share_it(changed, can):
+    config = build_config(LLAMA)
+    assert packs(replace(config, layers=(layer(), layer(**changed)))) == can
 
 
 def test_tokens_see_their_own_example_only():

@@ -103,8 +103,9 @@ def test_packing_changes_where_examples_lie_and_not_their_loss(tmp_path):
     )
 
 
-def test_computing_blocks_twice_changes_nothing(tmp_path):
-    config = CONFIG.merged({"dropout": 0.0})
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_computing_blocks_twice_changes_nothing(tmp_path, dropout):
+    config = CONFIG.merged({"dropout": dropout, "epochs": 1.0})
     plain = steps_of(make_trainer(config, tmp_path / "a").run())
     twice = config.merged({"checkpoint_layers": True})
     assert steps_of(make_trainer(twice, tmp_path / "b").run()) == plain
@@ -131,7 +132,7 @@ def test_the_validation_looks_at_all_examples_every_time(tmp_path):
 
 
 def test_stopping_saves_the_present_step(tmp_path):
-    wants = iter(["run", "run", "stop"])
+    wants = iter(["run", "run", "run", "stop"])
     trainer = make_trainer(CONFIG.merged({"save_every": 100}), tmp_path, want=lambda: next(wants))
     events = list(trainer.run())
     assert trainer.ended == "stopped"
@@ -142,13 +143,15 @@ def test_stopping_saves_the_present_step(tmp_path):
 
 def test_pausing_waits_with_everything_saved(tmp_path, monkeypatch):
     monkeypatch.setattr("mobilellm_mlx.training.loop._POLL_S", 0.0)
-    wants = iter(["run", "pause", "pause", "pause"])
-    trainer = make_trainer(CONFIG, tmp_path, want=lambda: next(wants, "run"))
-    names = [type(e).__name__ for e in trainer.run()]
-    assert names.count("TrainPaused") == 1
+    wants = iter(["run", "run", "pause", "pause", "pause"])
+    config = CONFIG.merged({"validate_every": 100, "save_every": 0})
+    trainer = make_trainer(config, tmp_path, want=lambda: next(wants, "run"))
+    events = list(trainer.run())
+    at = [type(e) for e in events].index(TrainPaused)
+    assert events[at] == TrainPaused(1)
+    assert [type(e) for e in events].count(TrainPaused) == 1
+    assert isinstance(events[at - 1], CheckpointSaved) and events[at - 1].step == 1
     assert trainer.ended == "finished"
-    paused = next(e for e in [TrainPaused(1)] if isinstance(e, TrainPaused))
-    assert paused.step == 1
 
 
 def test_a_run_that_gets_no_better_ends_early_and_keeps_the_best(tmp_path):
@@ -163,6 +166,35 @@ def test_a_run_that_gets_no_better_ends_early_and_keeps_the_best(tmp_path):
     best = min((e for e in events if isinstance(e, Validated)), key=lambda e: e.loss)
     path = Checkpoints(tmp_path).best()
     assert path is not None and int(path.name) == best.step == trainer.state.best_step
+    again = make_trainer(config, tmp_path, valid=wrong)  # killed before the end was told
+    assert again.resume()
+    assert not steps_of(again.run()) and again.ended == "early stop"
+
+
+def test_what_is_stopped_while_it_is_loaded_judges_nothing(tmp_path):
+    trainer = make_trainer(CONFIG, tmp_path, want=lambda: "stop")
+    assert list(trainer.run()) == []
+    assert trainer.ended == "stopped"
+    assert not make_trainer(CONFIG, tmp_path).resume()  # it begins with its first validation
+
+
+def test_a_kill_before_the_best_is_pointed_at_does_not_lose_it(tmp_path, monkeypatch):
+    config = CONFIG.merged({"validate_every": 3, "save_every": 0})
+    trainer, point, told = make_trainer(config, tmp_path), Checkpoints._point, []
+
+    def killed(self, name):
+        told.append(name)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        point(self, name)
+
+    monkeypatch.setattr(Checkpoints, "_point", killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(trainer.run())
+    monkeypatch.undo()
+    again = make_trainer(config, tmp_path)
+    assert again.resume() and again.state.step == again.state.best_step == 6
+    assert Checkpoints(tmp_path).best().name == "00000006"
 
 
 def test_samples_come_with_every_validation(tmp_path):
@@ -247,6 +279,135 @@ def test_a_kill_after_an_accident_does_not_bring_the_high_rate_back(tmp_path):
     again = make_trainer(config, tmp_path)
     assert again.resume()
     assert (again.state.rate_factor, again.state.tries_left) == (0.5, 2)
+
+
+def test_an_accident_never_leaves_a_run_without_a_checkpoint(tmp_path, monkeypatch):
+    """Its only one is that of step 0, and a kill may come at any moment of the going back."""
+    trainer = make_trainer(CONFIG.merged({"save_every": 0, "validate_every": 100}), tmp_path)
+    trainer._gradients = lambda *arrays: (mx.array(math.nan), trainer._trainable())
+
+    def look(self, target, real=Path.rename):
+        found = real(self, target)
+        assert make_trainer(CONFIG, tmp_path).resume()
+        return found
+
+    monkeypatch.setattr(Path, "rename", look)
+    assert [e.to_step for e in trainer.run() if isinstance(e, RolledBack)] == [0, 0, 0]
+
+
+def test_a_climb_that_began_before_a_kill_is_noticed_after_it(tmp_path):
+    config = CONFIG.merged({"steps": 40, "validate_every": 60, "save_every": 5, "accumulate": 1,
+                            "dropout": 0.0, "schedule": "constant"})  # fmt: skip
+
+    def climbing(directory):
+        trainer = make_trainer(config, directory)
+        gradients = trainer._gradients
+
+        def call(*arrays):
+            loss, found = gradients(*arrays)
+            return loss * (3.0 if trainer.state.step >= 22 else 1.0), found
+
+        trainer._gradients = call
+        return trainer
+
+    def first_accident(trainer):
+        return next(e for e in trainer.run() if isinstance(e, RolledBack))
+
+    whole = first_accident(climbing(tmp_path / "a"))
+    assert "climbed" in whole.reason
+    for event in climbing(tmp_path / "b").run():
+        if isinstance(event, TrainStep) and event.step == 27:
+            break
+    again = climbing(tmp_path / "b")
+    assert again.resume() and again.state.step == 25
+    assert first_accident(again) == whole
+    assert (again.state.smooth, again.state.lowest, again.state.high) == (None, None, 0)
+
+
+def test_an_accident_goes_back_to_the_best_and_not_to_the_newest(tmp_path):
+    trainer = make_trainer(CONFIG.merged({"validate_every": 2, "save_every": 1}), tmp_path)
+    losses, gradients = iter([5.0, 4.0, 6.0, 7.0]), trainer._gradients
+    trainer.measure = lambda examples: (next(losses, 8.0), 3)
+    calls = []
+
+    def spoilt(*arrays):
+        loss, found = gradients(*arrays)
+        calls.append(loss)
+        return (loss * math.nan if len(calls) == 15 else loss), found
+
+    trainer._gradients = spoilt
+    [accident] = [e for e in trainer.run() if isinstance(e, RolledBack)]
+    assert (accident.step, accident.to_step) == (8, 2)
+    assert trainer.state.worse > 0 and trainer.state.best_step == 2
+
+
+def test_the_end_is_always_judged_and_kept(tmp_path):
+    config = CONFIG.merged({"validate_every": 2, "save_every": 0, "steps": 5})
+    events = list(make_trainer(config, tmp_path).run())
+    assert [e.step for e in events if isinstance(e, Validated)] == [0, 2, 4, 5]
+    assert [e.step for e in events if isinstance(e, CheckpointSaved)] == [0, 2, 4, 5]
+
+
+def test_the_time_that_is_left_runs_out_at_the_end(tmp_path):
+    events = make_trainer(CONFIG.merged({"steps": 5}), tmp_path).run()
+    left = [e.left_s for e in events if isinstance(e, TrainStep)]
+    assert left[:2] == [None, None]
+    assert left[2] > 0 and left[-1] == 0
+
+
+def test_no_pass_leaves_out_what_another_one_does(tmp_path):
+    trainer, seen = make_trainer(CONFIG, tmp_path), set()
+    for step in range(5):
+        trainer.state.step = step
+        seen |= {tuple(trainer._key(number).tolist()) for number in range(CONFIG.accumulate)}
+    assert len(seen) == 5 * CONFIG.accumulate
+
+
+def test_losses_of_validations_are_told_apart(tmp_path):
+    trainer = make_trainer(CONFIG.merged({"validate_every": 1, "steps": 5}), tmp_path)
+    losses = iter([5.0, 4.0, 4.5, 4.4, 4.6, 3.0])
+    trainer.measure = lambda examples: (next(losses), 3)
+    found = [e for e in trainer.run() if isinstance(e, Validated)]
+    assert [e.is_best for e in found] == [True, True, False, False, False, True]
+    # Worse than before and not for the first time since the best: not one bad validation alone.
+    assert [e.is_overfitting for e in found] == [False, False, False, False, True, False]
+    state = trainer.state
+    assert (state.first_loss, state.best_loss, state.last_loss, state.worse) == (5.0, 3.0, 3.0, 0)
+
+
+def test_a_model_that_cannot_be_judged_is_not_trained(tmp_path):
+    trainer = make_trainer(CONFIG, tmp_path)
+    trainer.measure = lambda examples: (math.nan, 3)
+    with pytest.raises(TrainingError, match="before anything was trained"):
+        list(trainer.run())
+
+
+def test_a_validation_that_is_no_number_is_an_accident_of_its_step(tmp_path):
+    trainer = make_trainer(CONFIG.merged({"validate_every": 2, "steps": 5}), tmp_path)
+    losses = iter([5.0, 4.0, math.nan])
+    trainer.measure = lambda examples: (next(losses, 3.0), 3)
+    [accident] = [e for e in trainer.run() if isinstance(e, RolledBack)]
+    assert (accident.step, accident.to_step) == (4, 2)
+    assert trainer.state.step == 5
+
+
+def test_what_killed_saves_left_is_swept_up(tmp_path):
+    (tmp_path / ".00000001.99").mkdir()
+    list(make_trainer(CONFIG.merged({"steps": 1}), tmp_path).run())
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_long_gradient_is_shortened(tmp_path):
+    """With plain steps the weights move by as much as the gradient is long."""
+    config = CONFIG.merged({"optimizer": "sgd", "steps": 1, "clip": 0.01, "dropout": 0.0,
+                            "warmup": 0.0, "schedule": "constant"})  # fmt: skip
+    trainer = make_trainer(config, tmp_path)
+    before = {n: mx.array(a) for n, a in tree_flatten(trainer._model.trainable_parameters())}
+    [(_, _, norm, rate)] = steps_of(trainer.run())
+    after = dict(tree_flatten(trainer._model.trainable_parameters()))
+    moved = math.sqrt(sum(mx.square(after[n] - before[n]).sum().item() for n in before))
+    assert norm > 0.1
+    assert moved == pytest.approx(rate * 0.01, rel=1e-3)
 
 
 def test_a_full_disk_is_an_error_and_the_checkpoint_before_stands(tmp_path, monkeypatch):

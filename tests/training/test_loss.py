@@ -62,6 +62,47 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(case, chunk):
         assert mx.abs(ours_by_name[name] - slope).max().item() / scale < 1e-4, name
 
 
+@pytest.mark.parametrize("case", ["embedding", "untied"])
+def test_dropout_of_the_head_leaves_out_the_same_for_the_loss_and_its_gradient(case):
+    model = prepared(case)
+    head = model.model.embed_tokens if case == "embedding" else model.lm_head
+    head.dropout = type(head.dropout)(0.5)
+    head.dropout.draw(mx.random.key(3))
+    model.train()
+    states = mx.random.normal((7, model.config.hidden_size), key=mx.random.key(4))
+    own = mx.arange(7)
+
+    def plain():
+        return (WEIGHTS * nn.losses.cross_entropy(model.head(states), TARGETS)).sum()
+
+    def ours():
+        return summed_loss(model, states[None], own, TARGETS, WEIGHTS, 100)
+
+    want, slopes = nn.value_and_grad(model, plain)()
+    got, found = nn.value_and_grad(model, ours)()
+    assert got.item() == pytest.approx(want.item(), rel=1e-5)
+    names = [n for n, _ in tree_flatten(slopes) if n.startswith(("lm_head", "model.embed"))]
+    assert names
+    for name in names:
+        slope, other = dict(tree_flatten(slopes))[name], dict(tree_flatten(found))[name]
+        assert mx.allclose(other, slope, rtol=1e-4, atol=1e-6), name
+
+
+def test_the_gradient_of_a_part_of_the_loss_is_that_part_of_its_gradient():
+    model = prepared("full")
+
+    def share(factor):
+        def loss():
+            hidden = model.hidden(TOKENS, make_uncached(model.config))
+            return factor * summed_loss(model, hidden, POSITIONS, TARGETS, WEIGHTS, 3)
+
+        return dict(tree_flatten(nn.value_and_grad(model, loss)()[1]))
+
+    whole, part = share(1.0), share(0.25)
+    for name, slope in whole.items():
+        assert mx.allclose(part[name], 0.25 * slope, rtol=1e-4, atol=1e-6), name
+
+
 def test_tokens_that_only_fill_the_shape_do_not_count():
     model = prepared("lora")
     hidden = model.hidden(TOKENS)
