@@ -187,12 +187,20 @@ def caller_for(settings: Settings) -> Callable[[ModelLoaded], Caller | None]:
         settings: ``tools.adapter`` is ``auto`` for the newest that fits the model, ``none``, or the
             name of one.
     """
-    found: dict[str, Caller | None] = {}
+    from mobilellm_mlx.adapters.registry import Registry
+
+    found: dict[tuple[str, str, float], Caller | None] = {}
 
     def find(model: ModelLoaded) -> Caller | None:
-        if model.path not in found:
-            found[model.path] = _find_caller(Path(model.path), settings.get("tools.adapter"))
-        return found[model.path]
+        wanted = settings.get("tools.adapter")
+        try:  # adapters come and go while a chat is open
+            changed = Registry().root.stat().st_mtime
+        except OSError:
+            changed = 0.0
+        key = model.path, wanted, changed
+        if key not in found:
+            found[key] = _find_caller(Path(model.path), wanted)
+        return found[key]
 
     return find
 

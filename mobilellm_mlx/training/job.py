@@ -108,8 +108,8 @@ class _Job:
                 loaded, data = self._load()
             self._workers.require_alike({"the tokens of the examples": _digest(data)})
             trainer = self._make_trainer(loaded, data)
-            if self._resume and self._workers.leads and trainer.resume():
-                self._run.cut(trainer.state.step)
+            if self._resume and self._workers.leads:
+                self._run.cut(trainer.state.step if trainer.resume() else -1)
             trainer.follow_first()
             yield from self._estimate(loaded, data, trainer)
             yield self._beginning(loaded, data, trainer)
@@ -188,6 +188,8 @@ class _Job:
                 for event in generator.generate(prompt.tokens, options, self._stop):
                     if isinstance(event, GenerationSummary):
                         text = event.text
+                if self._stop.is_set():  # it may be the beginning of an answer
+                    return
                 yield Sampled(step, prompt.text, text, prompt.expected)
 
         return Trainer(

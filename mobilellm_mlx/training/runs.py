@@ -36,6 +36,8 @@ from mobilellm_mlx.training.journal import Journal, JournalReader
 from mobilellm_mlx.training.record import VERSION, Base, DataRef, as_record, read_record
 from mobilellm_mlx.training.status import RunStatus, status_of
 
+TEMPLATE = "template.jinja"
+"""The copy of a chat template that was given as a file."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """As the adapters that come of runs may be called."""
 __all__ = [
@@ -117,13 +119,16 @@ class Run:
             StorageError: when the disk refuses.
         """
         data = DataRef(data_path.absolute(), data_sha256)
-        if config.template not in ("", "chatml"):  # a resume may start elsewhere
-            template = Path(config.template).expanduser().absolute()
-            config = config.merged({"template": str(template)})
+        template = None
+        if config.template not in ("", "chatml"):
+            template = _existing_template(config.template)
         created = datetime.now(UTC)
         for each in [check_name(name)] if name is not None else _names(config, base):
-            run = cls(each, runs_dir() / each, config, base, data, created)
-            if not run._place():
+            path = runs_dir() / each
+            if template is not None:  # a copy: a resume must not meet another one
+                config = config.merged({"template": str(path / TEMPLATE)})
+            run = cls(each, path, config, base, data, created)
+            if not run._place(template):
                 continue
             return run
         raise TrainingError(
@@ -154,7 +159,7 @@ class Run:
                 error.hint or f"`mobilellm train rm {name}` removes it",
             ) from error
 
-    def _place(self) -> bool:
+    def _place(self, template: Path | None) -> bool:
         """Put the directory in its place; False when the name is taken."""
         scratch: Path | None = None
         try:
@@ -164,6 +169,8 @@ class Run:
             scratch = Path(tempfile.mkdtemp(prefix=f".{self.name}.", dir=self.path.parent))
             scratch.chmod(0o755)
             (scratch / "checkpoints").mkdir()
+            if template is not None:
+                shutil.copyfile(template, scratch / TEMPLATE)
             record = as_record(self.config, self.base, self.data, self.created)
             write_whole(scratch / "run.json", record)
             try:
@@ -261,6 +268,20 @@ class Run:
             StorageError: when the disk refuses.
         """
         _remove(self.path, self.lock())
+
+
+def _existing_template(text: str) -> Path:
+    """The file that ``--template`` names.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    found = paths.existing(text)
+    if found is None or not found.is_file():
+        raise TrainingError(
+            f"there is no template `{text[:200]}`", "`--template` takes `chatml` or a Jinja file"
+        )
+    return found
 
 
 def check_name(name: str) -> str:
