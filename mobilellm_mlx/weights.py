@@ -106,14 +106,16 @@ def _tensor_info(file: str, name: str, entry: Any, begin: int, size: int) -> Ten
         )
         fits = whole and start <= stop <= size - begin
         if fits and isinstance(dtype, str) and dtype not in ITEM_BYTES:
-            raise WeightsError(f"tensor `{name}` in `{file}` has the unsupported type {dtype[:20]}")
+            raise WeightsError(
+                f"tensor `{name[:120]}` in `{file}` has the unsupported type {dtype[:20]}"
+            )
         if fits and stop - start == prod(shape) * ITEM_BYTES[dtype]:
             return TensorInfo(dtype, tuple(shape), begin + start, begin + stop)
     except (KeyError, TypeError, ValueError):
         pass
     raise WeightsError(
-        f"tensor `{name}` in `{file}` does not fit the {size:,} bytes of the file, by its entry "
-        f"in the header: {json.dumps(entry, default=str)[:80]}",
+        f"tensor `{name[:120]}` in `{file}` does not fit the {size:,} bytes of the file, by its "
+        f"entry in the header: {json.dumps(entry, default=str)[:80]}",
         _REMOVE_AND_PULL,
     )
 
@@ -123,7 +125,8 @@ def _refuse_overlaps(file: str, tensors: Mapping[str, TensorInfo]) -> None:
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if info.start < end:
             raise WeightsError(
-                f"tensor `{name}` in `{file}` begins at byte {info.start:,}, inside another one"
+                f"tensor `{name[:120]}` in `{file}` begins at byte {info.start:,}, inside "
+                "another one"
             )
         end = info.stop
 

@@ -24,6 +24,7 @@ from textual.timer import Timer
 from mobilellm_mlx.errors import MobileLLMError, TrainingError
 from mobilellm_mlx.events import Event
 from mobilellm_mlx.training.control import Want
+from mobilellm_mlx.training.files import open_own
 from mobilellm_mlx.training.journal import Journal, JournalReader
 from mobilellm_mlx.training.status import RunStatus
 
@@ -51,8 +52,11 @@ def spawn(launch: Launch) -> subprocess.Popen[bytes]:
     try:
         with ExitStack() as stack:
             launch.folder.mkdir(parents=True, exist_ok=True)
-            said = stack.enter_context((launch.folder / SAID).open("ab"))
-            wrong = stack.enter_context((launch.folder / WENT_WRONG).open("wb"))
+            new = os.O_WRONLY | os.O_CREAT
+            said = stack.enter_context(open_own(launch.folder / SAID, new | os.O_APPEND, "ab"))
+            wrong = stack.enter_context(
+                open_own(launch.folder / WENT_WRONG, new | os.O_TRUNC, "wb")
+            )
             child = subprocess.Popen(
                 launch.command,
                 stdin=subprocess.DEVNULL,

@@ -35,6 +35,8 @@ from mobilellm_mlx.models import LanguageModel, ModelConfig
 from mobilellm_mlx.models.lora import BLOCKS, LoraSpec, weight_shape
 from mobilellm_mlx.paths import MANIFEST
 
+_MOST_HEADER_BYTES = 10_000_000
+_INCOMPLETE = "the adapter is damaged or incomplete"
 _FLOATS = ("F32", "F16", "BF16")
 _MATRICES = (nn.Linear, nn.QuantizedLinear)
 _TABLES = (nn.Embedding, nn.QuantizedEmbedding)
@@ -252,7 +254,13 @@ def _whole_shapes(model: LanguageModel) -> dict[str, Shape]:
 
 def _read_header(path: Path) -> dict[str, weights.TensorInfo]:
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > _MOST_HEADER_BYTES:  # seconds and gigabytes before a name is looked at
+            raise AdapterError(f"`{path}` has a header of {format_bytes(length)}", _INCOMPLETE)
         found = weights.read_safetensors_header(path)
+    except OSError as error:
+        raise AdapterError(f"`{path}` cannot be read: {error.strerror}") from error
     except WeightsError as error:
         raise AdapterError(error.message, "the adapter is damaged or incomplete") from error
     if not found:

@@ -144,9 +144,11 @@ class Registry:
                 f"`{info.name}` has matrices for each run of a shared block, which mlx-lm lacks",
                 "train it without `--per-run` to use it elsewhere",
             )
-        if target.exists():
-            raise StorageError(f"there is something at `{target}` already", "name another place")
         with on_disk("written", target):
+            if target.exists():
+                raise StorageError(
+                    f"there is something at `{target}` already", "name another place"
+                )
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
             try:

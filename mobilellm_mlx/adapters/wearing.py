@@ -29,7 +29,8 @@ from mobilellm_mlx.models import LanguageModel
 from mobilellm_mlx.models.lora import DoRALinear, adapted_modules, attach, dense_weight, detach
 from mobilellm_mlx.paths import MANIFEST
 
-_MOST_TEMPLATE_BYTES = 1_000_000
+_MOST_TEMPLATE_BYTES = 100_000
+"""It is compiled while somebody waits, which nothing can cut short."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -289,10 +290,15 @@ def sparkline(values: Sequence[float], width: int) -> str:
     """Values as bars of eight heights; several share a bar, as their mean, where they are many."""
     count = min(width, len(values))
     edges = [len(values) * at // count for at in range(count + 1)]
-    means = [sum(values[first:last]) / (last - first) for first, last in pairwise(edges)]
+    means = [
+        sum(value / (last - first) for value in values[first:last])
+        for first, last in pairwise(edges)
+    ]
     low, high = min(means), max(means)
-    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((mean - low) * scale)] for mean in means)
+    range_ = high - low if high - low < inf else high
+    return "".join(
+        _BARS[round((len(_BARS) - 1) * ((mean - low) / range_)) if range_ else 0] for mean in means
+    )
 
 
 def _steps(status: RunStatus) -> str:

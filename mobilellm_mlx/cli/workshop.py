@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from mobilellm_mlx.chat.store import Store
     from tui.workshop import Checkup, Launch, Made, Order, Preset
 
-_PROGRAM = (sys.executable, "-m", "mobilellm_mlx")
+# -P: modules that happen to lie where we were started must not be taken for Python's.
+_PYTHON = (sys.executable, "-P", "-m")
+_PROGRAM = (*_PYTHON, "mobilellm_mlx")
 
 
 class Workshop:
@@ -61,7 +63,7 @@ class Workshop:
             "config": order.config.to_dict(),
         }
         child = subprocess.run(
-            [sys.executable, "-m", "mobilellm_mlx.cli.checkup"],
+            [*_PYTHON, "mobilellm_mlx.cli.checkup"],
             input=json.dumps(asked).encode(),
             capture_output=True,
             check=False,

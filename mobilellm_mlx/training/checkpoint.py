@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,12 +16,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mobilellm_mlx.backend import mx, tree_flatten, tree_unflatten
+from mobilellm_mlx.backend import mx, tree_flatten
 from mobilellm_mlx.errors import StorageError, TrainingError, WeightsError
+from mobilellm_mlx.training.files import read_bounded
 from mobilellm_mlx.weights import read_safetensors_header
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+SETTINGS = "settings.json"
 _BEST = "best"
+_STEP = re.compile(r"0[0-9]{7}|[1-9][0-9]{7,17}")
+"""A checkpoint's name. What else lies there, such as a folder for a year, is not ours to remove."""
+_COUNTS = ("step", "epoch", "batch", "tokens", "best_step", "worse", "tries_left", "high")
+_LARGEST = 2**62
+_MOST_BYTES = 100_000
 _KEPT = 2
 """Newest checkpoints that are kept: should the disk damage one, there is one before it."""
 _NEW = {"smooth", "lowest", "high"}
@@ -71,10 +79,12 @@ class Checkpoints:
 
     Args:
         directory: of the run's checkpoints; made when it is first written to.
+        settings: of the run, as JSON can say them; they are kept in every checkpoint.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None):
         self._directory = directory
+        self._settings = dict(settings or {})
 
     def save(
         self, state: TrainState, weights: Mapping[str, mx.array], optimizer: Any, *, is_best: bool
@@ -91,6 +101,7 @@ class Checkpoints:
             aside.mkdir(parents=True)
             _write_arrays(aside / WEIGHTS, dict(weights))
             _write_arrays(aside / OPTIMIZER, dict(tree_flatten(optimizer)))
+            _write_text(aside / SETTINGS, json.dumps(self._settings, indent=1))
             _write_text(aside / STATE, json.dumps(asdict(state), indent=1))
             if target.exists():  # one that is not whole
                 stale = aside.with_name(f"{aside.name}.old")
@@ -133,6 +144,21 @@ class Checkpoints:
         except OSError as error:
             raise self._refused(int(path.name), error) from error
 
+    def changed_settings(self) -> list[str]:
+        """Names of settings that are not those that the newest checkpoint was made with."""
+        path = self.latest()
+        if path is None or not self._settings:
+            return []
+        try:
+            made_with = json.loads((path / SETTINGS).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return []
+        if not isinstance(made_with, dict):
+            return []
+        # A setting that is younger than the checkpoint cannot have changed.
+        return sorted(n for n in self._settings.keys() & made_with.keys()
+                      if self._settings[n] != made_with[n])  # fmt: skip
+
     def latest(self) -> Path | None:
         """The newest one that is whole; None where there is none."""
         return next((path for path in self._newest_first() if _is_whole(path)), None)
@@ -144,7 +170,7 @@ class Checkpoints:
         except (OSError, ValueError):
             return None
         path = self._directory / name
-        return path if name.isdecimal() and _is_whole(path) else None
+        return path if _STEP.fullmatch(name) and _is_whole(path) else None
 
     def forget_after(self, step: int) -> None:
         """Remove what is newer than a step: an accident made it worthless."""
@@ -157,7 +183,8 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         with suppress(OSError):
-            found = [p for p in self._directory.iterdir() if p.name.isdecimal() and p.is_dir()]
+            named = (p for p in self._directory.iterdir() if _STEP.fullmatch(p.name))
+            found = [path for path in named if (path / STATE).is_file()]
             return sorted(found, key=lambda path: -int(path.name))
         return []
 
@@ -194,13 +221,15 @@ def read_state(path: Path) -> TrainState:
         TrainingError: when it is damaged.
     """
     try:
-        values = json.loads((path / STATE).read_bytes())
+        values = json.loads(read_bounded(path / STATE, _MOST_BYTES))
         known = {field.name for field in fields(TrainState)}
         if not isinstance(values, dict) or (set(values) ^ known) - _NEW:
             raise ValueError("it has other fields than this program writes")
         _check_numbers(values)
+        if values["step"] != int(path.name):
+            raise ValueError("it is of another step than its name says")
         return TrainState(**values)
-    except (OSError, ValueError, RecursionError) as error:
+    except (StorageError, ValueError, RecursionError) as error:
         raise TrainingError(
             f"the checkpoint `{path}` cannot be read: {error}", "remove it to use the one before"
         ) from error
@@ -223,15 +252,6 @@ def read_arrays(path: Path) -> dict[str, mx.array]:
     return loaded
 
 
-def read_optimizer(path: Path) -> Any:
-    """The optimiser's state in a checkpoint, as a tree.
-
-    Raises:
-        WeightsError: when the file is damaged.
-    """
-    return tree_unflatten(list(read_arrays(path / OPTIMIZER).items()))
-
-
 def _check_numbers(values: Mapping[str, Any]) -> None:
     optional = {"first_loss", "last_loss", "best_loss", "best_step", "smooth", "lowest"}
     for name, value in values.items():
@@ -239,10 +259,12 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"`{name}` is no number")
-        if name in ("step", "epoch", "batch", "tokens", "tries_left", "high") and (
-            not isinstance(value, int) or value < 0
-        ):
+        if not abs(value) < _LARGEST:  # which NaN is not
+            raise ValueError(f"`{name}` is {str(value)[:40]}")
+        if name in _COUNTS and (not isinstance(value, int) or value < 0):
             raise ValueError(f"`{name}` is no count")
+    if not 0 < values["rate_factor"] <= 1:
+        raise ValueError("`rate_factor` is not between 0 and 1")
 
 
 def _is_whole(path: Path) -> bool:

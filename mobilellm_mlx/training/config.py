@@ -22,6 +22,9 @@ ToolFormat = Literal["auto", "hermes", "smollm2", "llama3", "paper"]
 Schedule = Literal["cosine", "linear", "constant"]
 
 
+_LARGEST = 2**63
+"""Of whole numbers: there are files with more digits than can be printed."""
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "What is trained": (
         "method", "rank", "alpha", "rank_stabilised", "dropout", "modules", "layers", "per_run",
@@ -93,7 +96,9 @@ class TrainConfig:
     accumulate: int = _option(1, "Passes for one step.", least=1, most=4096)
     max_tokens: int = _option(1024, "Longest example in tokens; longer ones are cut.", least=8)
     pack: bool = _option(False, "Put short examples together into rows of `max_tokens`.")
-    epochs: float = _option(3.0, "Times through the data, unless `steps` says otherwise.", least=0)
+    epochs: float = _option(
+        3.0, "Times through the data, unless `steps` says otherwise.", least=0, most=1_000_000
+    )
     steps: int = _option(0, "Steps in all; 0 leaves it to `epochs`.", least=0)
     validate_every: int = _option(0, "Steps between validations; 0: ten of them in a run.", least=0)
     patience: int = _option(
@@ -177,6 +182,8 @@ def options() -> tuple[Any, ...]:
 
 def _check(name: str, value: Any, told: Mapping[str, Any], default: Any) -> None:
     assert default is not MISSING
+    if type(value) is int and abs(value) > _LARGEST:
+        raise ConfigError(f"`{name}` is a number of {value.bit_length():,} bits, far too large")
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     fits = type(value) is type(default)
@@ -185,7 +192,8 @@ def _check(name: str, value: Any, told: Mapping[str, Any], default: Any) -> None
     if not fits:
         expected = {bool: "true or false", int: "a whole number", float: "a number",
                     str: "a text", tuple: "a list of texts"}[type(default)]  # fmt: skip
-        raise ConfigError(f"`{name}` is {str(value)[:80]!r}, expected {expected}")
+        found = value if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+        raise ConfigError(f"`{name}` is {str(found)[:80]!r}, expected {expected}")
     if told["choices"] and value not in told["choices"]:
         close = get_close_matches(value, told["choices"], 1)
         hint = f"did you mean `{close[0]}`?" if close else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Literal, get_args
 
 from mobilellm_mlx.errors import TrainingError
-from mobilellm_mlx.training.files import storage_error, write_whole
+from mobilellm_mlx.training.files import open_own, storage_error, write_whole
 
 Want = Literal["run", "pause", "stop"]
 
@@ -67,7 +67,7 @@ class Lock:
         if self._depth:
             return os.getpid()
         try:
-            with self._path.open("rb") as file:
+            with open_own(self._path) as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -79,7 +79,7 @@ class Lock:
     @contextmanager
     def _take(self) -> Iterator[IO[bytes]]:
         try:
-            file = self._path.open("a+b")
+            file = open_own(self._path, os.O_RDWR | os.O_CREAT, "r+b")
         except OSError as error:
             raise storage_error("write", self._path, error) from error
         with file:
@@ -96,6 +96,7 @@ class Lock:
                 except OSError as error:
                     raise storage_error("lock", self._path, error) from error
             try:
+                file.seek(0)
                 file.truncate(0)
                 started = datetime.now(UTC).isoformat(timespec="seconds")
                 file.write(json.dumps({"pid": os.getpid(), "started": started}).encode())
@@ -134,7 +135,7 @@ class Control:
     def want(self) -> Want:
         """What was asked for last; ``run`` when nothing, or nothing that is understood."""
         try:
-            with self._path.open("rb") as file:
+            with open_own(self._path) as file:
                 word = file.read(16).strip().decode("ascii", "replace")
         except OSError:
             return "run"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import IO, cast
 
 from mobilellm_mlx.errors import StorageError
 
@@ -53,7 +55,9 @@ def append_whole(path: Path, data: bytes) -> int:
         StorageError: when the disk refuses.
     """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        # A link could lead to anybody's file, and a pipe would be waited for.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        handle = os.open(path, flags, 0o644)
     except OSError as error:
         raise storage_error("write", path, error) from error
     try:
@@ -68,6 +72,19 @@ def append_whole(path: Path, data: bytes) -> int:
         return before
     finally:
         os.close(handle)
+
+
+def open_own(path: Path, flags: int = os.O_RDONLY, mode: str = "rb") -> IO[bytes]:
+    """Open a file of a run: no link, which could lead anywhere, and no pipe to wait for.
+
+    Raises:
+        OSError: when there is none, or it is of another kind.
+    """
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    return cast("IO[bytes]", os.fdopen(handle, mode))
 
 
 def read_bounded(path: Path, most: int) -> bytes:

@@ -5,8 +5,10 @@ Places under the first one's home directory are looked for under the home direct
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,17 +16,18 @@ from typing import Any
 
 from mobilellm_mlx.training.config import TrainConfig
 from mobilellm_mlx.training.data.example import Example
-from mobilellm_mlx.training.runs import Base, DataRef, Run, runs_dir
+from mobilellm_mlx.training.runs import TEMPLATE, Base, DataRef, Run, runs_dir
 
 
 def tell(run: Run, *, resume: bool, force: bool) -> str:
     """A run in words that another machine understands."""
     base, data = run.base, run.data
-    config = run.config.to_dict()
+    own = run.config.template not in ("", "chatml")
     return json.dumps(
         {
             "name": run.name,
-            "config": {**config, "template": _from_here(config["template"])},
+            "config": run.config.to_dict(),
+            "template": Path(run.config.template).read_text(encoding="utf-8") if own else None,
             "base": [base.name, _from_here(str(base.path)), base.sha256],
             "data": [_from_here(str(data.path)), data.sha256],
             "resume": resume,
@@ -36,7 +39,9 @@ def tell(run: Run, *, resume: bool, force: bool) -> str:
 def hear(text: str) -> tuple[Run, dict[str, bool]]:
     """The run that was told, which is nowhere on this disk, and what is to be done with it."""
     told: dict[str, Any] = json.loads(text)
-    config = {**told["config"], "template": _to_here(told["config"]["template"])}
+    config = told["config"]
+    if told["template"] is not None:
+        config = {**config, "template": _keep(told["template"])}
     name, place, base_sha256 = told["base"]
     run = Run(
         told["name"],
@@ -47,6 +52,15 @@ def hear(text: str) -> tuple[Run, dict[str, bool]]:
         datetime.now(UTC),
     )
     return run, {"resume": told["resume"], "force": told["force"]}
+
+
+def _keep(text: str) -> str:
+    """A file with a text, until this process ends; its path."""
+    folder = tempfile.TemporaryDirectory(prefix="mobilellm-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / TEMPLATE
+    path.write_text(text, encoding="utf-8")
+    return str(path)
 
 
 def digest(parts: Iterable[Iterable[Example]]) -> str:

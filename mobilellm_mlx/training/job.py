@@ -137,6 +137,9 @@ class _Job:
             changed.append(f"the model `{run.base.path}`")
         if data != run.data.sha256:
             changed.append(f"the data `{run.data.path}`")
+        if self._resume and self._workers.leads:
+            names = Checkpoints(run.checkpoints, self._config.to_dict()).changed_settings()
+            changed += [f"the setting `{name}`" for name in names]
         if not changed:
             return
         what = " and ".join(changed)
@@ -197,7 +200,7 @@ class _Job:
             self._config,
             data.train,
             data.valid,
-            Checkpoints(self._run.checkpoints),
+            Checkpoints(self._run.checkpoints, self._config.to_dict()),
             want=self._want,
             sample=sample,
             workers=self._workers,

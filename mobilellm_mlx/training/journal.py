@@ -24,7 +24,7 @@ from mobilellm_mlx.events import (
     Validated,
     from_dict,
 )
-from mobilellm_mlx.training.files import append_whole, storage_error, write_whole
+from mobilellm_mlx.training.files import append_whole, open_own, storage_error, write_whole
 
 COLUMNS = (
     "step",
@@ -39,7 +39,15 @@ COLUMNS = (
 )
 """Of ``metrics.csv``. A step has a row, and so has a validation, with what it knows."""
 
-_KINDS: dict[str, type] = {"int": int, "bool": bool, "str": str}
+_KINDS: dict[str, type] = {
+    "int": int,
+    "bool": bool,
+    "str": str,
+    "Status": str,
+    "TrainEnd": str,
+    "StopReason": str,  # names of kinds of text
+}
+_LARGEST = 2**63
 
 
 class Journal:
@@ -159,7 +167,7 @@ class JournalReader:
 def _read_from(path: Path, start: int) -> bytes:
     """The whole lines of a file from a place on."""
     try:
-        with path.open("rb") as file:
+        with open_own(path) as file:
             file.seek(start)
             data = file.read()
     except FileNotFoundError:
@@ -192,11 +200,19 @@ def _is_sound(event: Event) -> bool:
         if value is None and kind.endswith("| None"):
             continue
         kind = kind.removesuffix(" | None")
+        if type(value) is int and abs(value) > _LARGEST:  # more than a float can be
+            return False
         if kind == "float" and not (type(value) in (int, float) and isfinite(value)):
             return False
-        if kind in _KINDS and type(value) is not _KINDS[kind]:
+        if kind.startswith("list") and not all(type(part) in (str, dict) for part in _parts(value)):
+            return False
+        if _KINDS.get(kind, type(value)) is not type(value):
             return False
     return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list) else [None]
 
 
 def _until(step: int, events: Iterable[Event]) -> Iterator[Event]:

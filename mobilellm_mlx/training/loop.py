@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from mobilellm_mlx.backend import (
     tree_flatten,
     tree_unflatten,
 )
-from mobilellm_mlx.errors import InsufficientMemory, TrainingError
+from mobilellm_mlx.errors import InsufficientMemory, TrainingError, WeightsError
 from mobilellm_mlx.events import (
     CheckpointSaved,
     Event,
@@ -39,11 +39,11 @@ from mobilellm_mlx.models.lora import adapted_modules
 from mobilellm_mlx.models.uncached import make_uncached
 from mobilellm_mlx.training.batches import Batch, Order, Row, in_order, make_batch
 from mobilellm_mlx.training.checkpoint import (
+    OPTIMIZER,
     WEIGHTS,
     Checkpoints,
     TrainState,
     read_arrays,
-    read_optimizer,
     read_state,
 )
 from mobilellm_mlx.training.config import TrainConfig
@@ -135,15 +135,25 @@ class Trainer:
 
     def _take_up(self, path: Path) -> None:
         state = read_state(path)
-        weights = read_arrays(path / WEIGHTS)
-        held = dict(tree_flatten(self._model.trainable_parameters()))
-        if {n: a.shape for n, a in weights.items()} != {n: a.shape for n, a in held.items()}:
+        try:
+            weights, optimizer = read_arrays(path / WEIGHTS), read_arrays(path / OPTIMIZER)
+        except WeightsError as error:
             raise TrainingError(
-                f"the checkpoint `{path}` is of a network with other trained parameters",
-                "start a new run",
-            )
+                f"the checkpoint `{path}` is damaged: {error.message}",
+                "remove it to use the one before",
+            ) from error
+        held = dict(tree_flatten(self._model.trainable_parameters()))
+        fresh = dict(tree_flatten(self._optimizer.state))
+        for found, wanted, what in (
+            (weights, held, "a network with other trained parameters"),
+            (optimizer, fresh, "another optimiser"),
+        ):
+            if _kinds(found) != _kinds(wanted):
+                raise TrainingError(f"the checkpoint `{path}` is of {what}", "start a new run")
+        if state.batch and state.batch >= len(self._order.epoch(state.epoch)):
+            raise TrainingError(f"the checkpoint `{path}` is of other data", "start a new run")
         self._model.update(tree_unflatten(list(weights.items())))
-        self._optimizer.state = read_optimizer(path)
+        self._optimizer.state = tree_unflatten(list(optimizer.items()))
         mx.eval(self._model.trainable_parameters(), self._optimizer.state)
         self.state, self._saved_step = state, state.step
 
@@ -463,6 +473,11 @@ class Trainer:
             learning_rate=self._config.rate * factor,
             tries_left=tries,
         )
+
+
+def _kinds(arrays: Mapping[str, mx.array]) -> dict[str, tuple[Any, ...]]:
+    """What tells arrays apart before they are used: their shapes, and whether they are floats."""
+    return {n: (a.shape, mx.issubdtype(a.dtype, mx.floating)) for n, a in arrays.items()}
 
 
 def _arrays(batch: Batch) -> tuple[mx.array | None, ...]:

@@ -23,6 +23,8 @@ from mobilellm_mlx.training.config import TrainConfig
 from mobilellm_mlx.training.files import read_bounded
 
 _LARGEST_BYTES = 100_000
+_MOST_DOTS = 500
+"""In a line: the time that a dotted key takes grows with the square of its parts."""
 _LIST_HINT = "`mobilellm train recipes` shows all recipes"
 
 
@@ -90,7 +92,10 @@ def load_recipe(name: str) -> Recipe:
 
 def _read(path: Path) -> Recipe:
     try:
-        values = tomllib.loads(read_bounded(path, _LARGEST_BYTES).decode("utf-8-sig"))
+        text = read_bounded(path, _LARGEST_BYTES).decode("utf-8-sig")
+        if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+            raise ValueError(f"a line of it has more than {_MOST_DOTS} dots")
+        values = tomllib.loads(text)
     except StorageError as error:
         raise StorageError(error.message, error.hint or _LIST_HINT) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, or not TOML

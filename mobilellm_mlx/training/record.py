@@ -123,4 +123,6 @@ def _time(text: str) -> datetime:
         raise TrainingError("`created` in run.json is not a time") from error
     if value.tzinfo is None:
         raise TrainingError("`created` in run.json has no time zone")
+    if not 1971 < value.year < 9999:  # near the ends of time it has no hour in other zones
+        raise TrainingError("`created` in run.json is not a time of usual years")
     return value

@@ -80,7 +80,8 @@ def test_a_run_begins_as_one_that_is_gone_on_with(tmp_path: Path, data: Path) ->
     launch = Workshop().begin(order)
     run = Run.open("mine")
     assert launch.folder == run.path
-    assert launch.command[3:] == ("train", "resume", "mine", "--json", "--force")
+    assert launch.command[1:4] == ("-P", "-m", "mobilellm_mlx")
+    assert launch.command[4:] == ("train", "resume", "mine", "--json", "--force")
     assert run.data.path == data
     with pytest.raises(TrainingError, match="there is a run `mine`"):
         Workshop().begin(order)

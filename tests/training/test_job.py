@@ -152,6 +152,21 @@ def test_what_has_changed_is_named_and_refused_unless_forced(base, data, what):
     assert events[-1].status == "ok"
 
 
+def test_settings_that_were_changed_are_named_and_refused_unless_forced(base, data):
+    run, stop = make_run(base, data), threading.Event()
+    for event in train(run, stop=stop):
+        if isinstance(event, TrainStep):
+            stop.set()
+    record = json.loads((run.path / "run.json").read_text())
+    record["config"] |= {"learning_rate": 1e-3, "clip": 0.5}
+    (run.path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(TrainingError, match="`clip` and the setting `learning_rate` have changed"):
+        list(train(Run.open("first"), resume=True))
+    events = list(train(Run.open("first"), resume=True, force=True))
+    assert any(isinstance(e, Notice) and "`clip`" in e.text for e in events)
+    assert events[-1].status == "ok"
+
+
 def test_an_error_on_the_way_ends_the_run_with_a_sentence(base, data, monkeypatch):
     run = make_run(base, data, CONFIG.merged({"modules": ["nothing"]}))
     events = []

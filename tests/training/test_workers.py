@@ -271,6 +271,8 @@ def test_places_under_home_are_told_as_such(tmp_path, monkeypatch) -> None:
     here, there = tmp_path / "anna", tmp_path / "ben"
     monkeypatch.setenv("HOME", str(here))
     base = Base("m", here / "models" / "m", "0" * 64)
+    here.mkdir()
+    (here / "chat.jinja").write_text("{{ messages }}", encoding="utf-8")
     config = TrainConfig(rank=3, template=str(here / "chat.jinja"))
     run = Run.create(config, base, tmp_path / "data.jsonl", "1" * 64, "mine")
     text = tell(run, resume=True, force=False)
@@ -278,6 +280,8 @@ def test_places_under_home_are_told_as_such(tmp_path, monkeypatch) -> None:
     heard, manner = hear(text)
     assert heard.base.path == there / "models" / "m" and heard.base.sha256 == "0" * 64
     assert heard.data.path == tmp_path / "data.jsonl"
-    assert heard.config.template == str(there / "chat.jinja")
+    # The other machine has no such file: the text comes along.
+    assert Path(heard.config.template).read_text(encoding="utf-8") == "{{ messages }}"
+    assert here not in Path(heard.config.template).parents
     assert (heard.name, heard.config.rank) == ("mine", 3)
     assert manner == {"resume": True, "force": False}

@@ -16,6 +16,7 @@ from mobilellm_mlx.errors import DataError, MobileLLMError, format_bytes
 MAX_LINE_BYTES = 4_000_000
 """Of one example: a million tokens and more, which no model here can take."""
 MAX_DEPTH = 32
+_LONGEST_MESSAGE = 1_000
 _TOLD_BYTES = 100_000
 """How much is read before anybody is told of it."""
 
@@ -193,7 +194,10 @@ def data_sha256(path: Path) -> str:
 
 def place(error: MobileLLMError, source: str) -> DataError:
     """The same error with the place it is about."""
-    return DataError(f"`{source}`: {error.message}", error.hint)
+    message = error.message  # a template's own words may be as long as the line
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]} …"
+    return DataError(f"`{source}`: {message}", error.hint)
 
 
 def _regular(path: Path) -> Path:
@@ -283,8 +287,8 @@ def _check(value: Any) -> None:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key `{twice[:40]}` is there twice")
     return found
 

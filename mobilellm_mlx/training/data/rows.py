@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from mobilellm_mlx.errors import DataError
@@ -100,8 +101,9 @@ def read_row(value: Mapping[str, Any]) -> Row:
     if "text" in value:
         return Text(_text(value, "text"))
     known = ("messages", "conversations", "prompt", "completion", "text")
-    close = next((c[0] for key in value if (c := get_close_matches(key, known, 1))), None)
-    found = ", ".join(f"`{key[:40]}`" for key in list(value)[:6]) or "no key at all"
+    keys = [key[:40] for key in islice(value, 6)]
+    close = next((c[0] for key in keys if (c := get_close_matches(key, known, 1))), None)
+    found = ", ".join(f"`{key}`" for key in keys) or "no key at all"
     raise DataError(
         f"it has {found}, expected `messages`, `conversations`, `prompt` and `completion`, "
         "or `text`",
@@ -136,7 +138,7 @@ def _turn(item: Any, role_key: str, text_key: str, roles: dict[str, Role]) -> Tu
     name = item.get(role_key)
     if not isinstance(name, str) or name not in roles:
         found = f"`{name[:40]}`" if isinstance(name, str) else kind(name)
-        close = get_close_matches(name, roles, 1) if isinstance(name, str) else []
+        close = get_close_matches(name[:40], roles, 1) if isinstance(name, str) else []
         hint = f"did you mean `{close[0]}`?" if close else None
         raise DataError(f"`{role_key}` is {found}, expected one of {', '.join(roles)}", hint)
     if name == "function_call":

@@ -12,7 +12,7 @@ from mobilellm_mlx.training.config import TrainConfig
 
 CHATML = "chatml"
 _START, _END = "<|im_start|>", "<|im_end|>"
-_MAX_TEMPLATE_BYTES = 1_000_000
+_MAX_TEMPLATE_BYTES = 100_000
 
 _SOURCE = (
     "{%% for message in messages %%}{{ '%s<|im_start|>' + message['role'] + '\\n' + "
