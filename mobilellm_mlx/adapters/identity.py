@@ -12,17 +12,21 @@ from typing import Any
 
 from mobilellm_mlx.adapters.record import AdapterInfo
 from mobilellm_mlx.errors import AdapterError, ModelNotFound
-from mobilellm_mlx.paths import MANIFEST, cache_dir
+from mobilellm_mlx.paths import cache_dir
 
-_KEPT = "digests.json"
+_KEPT = "tensors.json"
+_MAX_HEADER_BYTES = 100_000_000
+_PIECE = 1 << 20
 _MOST_KEPT = 1000
 
 
 def model_sha256(directory: Path) -> str:
-    """The SHA-256 of a model directory's weights and configuration, names and bytes.
+    """The SHA-256 of a model's weights and configuration: of values, not of how they are written.
 
-    Its manifest is believed while no file is newer than it or of another size. What has to be read
-    is remembered, so that large files are read once.
+    Names, types, shapes and bytes of all tensors count, and what the configuration says beside the
+    packing, which the tensors show; the order in files does not. Another conversion of the same
+    checkpoint is therefore the same model when its numbers are. What has to be read is remembered,
+    so that large files are read once.
 
     Raises:
         ModelNotFound: when there are no weights.
@@ -30,18 +34,30 @@ def model_sha256(directory: Path) -> str:
     files = sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("*.safetensors"))
     if not files:
         raise ModelNotFound(f"`{directory}` is not a model directory: it has no weights")
-    told, kept = _manifest_digests(directory), _read_kept()
+    kept = _read_kept()
     known = dict(kept)
     whole = hashlib.sha256()
     try:
-        for path in (directory / "config.json", *files):
-            digest = told.get(path.name) or _digest(path, kept)
-            whole.update(f"{path.name} {digest}\n".encode())
+        whole.update(_settings(directory / "config.json"))
+        for path in files:
+            whole.update(f"{_digest(path, kept)}\n".encode())
     except OSError as error:
         raise ModelNotFound(f"`{error.filename}` cannot be read: {error.strerror}") from error
     if kept != known:
         _write_kept(kept)
     return whole.hexdigest()
+
+
+def _settings(path: Path) -> bytes:
+    """A configuration without its packing, however its keys are ordered."""
+    data = path.read_bytes()
+    with suppress(ValueError, RecursionError):
+        config = json.loads(data)
+        if isinstance(config, dict):
+            left_out = ("quantization", "quantization_config")
+            rest = {name: value for name, value in config.items() if name not in left_out}
+            return json.dumps(rest, sort_keys=True).encode()
+    return data
 
 
 def fits(info: AdapterInfo, directory: Path) -> bool | None:
@@ -78,17 +94,30 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest_digests(directory: Path) -> dict[str, str]:
-    """The digests that a model's manifest has of files that did not change since."""
-    path, digests = directory / MANIFEST, {}
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        written = path.stat().st_mtime_ns
-        for name, entry in json.loads(path.read_bytes())["files"].items():
-            status = (directory / name).stat()
-            same = status.st_size == entry["bytes"] and status.st_mtime_ns <= written
-            if same and len(bytes.fromhex(entry["sha256"])) == 32:
-                digests[name] = entry["sha256"]
-    return digests
+def tensors_sha256(path: Path) -> str:
+    """Of the tensors of a safetensors file in the order of their names; of all bytes of any other.
+
+    Nothing here is believed: tables that do not fit the file make it any other file.
+    """
+    with path.open("rb") as file, suppress(ValueError, KeyError, TypeError, RecursionError):
+        size = path.stat().st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
+            raise ValueError
+        table = json.loads(file.read(length))
+        table.pop("__metadata__", None)
+        whole = hashlib.sha256()
+        for name in sorted(table):
+            entry = table[name]
+            start, stop = entry["data_offsets"]
+            if not 0 <= start <= stop <= size - 8 - length:
+                raise ValueError
+            whole.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
+            file.seek(8 + length + start)
+            for at in range(start, stop, _PIECE):
+                whole.update(file.read(min(_PIECE, stop - at)))
+        return whole.hexdigest()
+    return file_sha256(path)
 
 
 def _digest(path: Path, kept: dict[str, Any]) -> str:
@@ -98,7 +127,7 @@ def _digest(path: Path, kept: dict[str, Any]) -> str:
     entry = kept.get(name)
     if isinstance(entry, list) and entry[:2] == key and isinstance(entry[-1], str):
         return entry[-1]
-    digest = file_sha256(path)
+    digest = tensors_sha256(path)
     kept[name] = [*key, digest]
     return digest
 

@@ -23,7 +23,7 @@ from mobilellm_mlx.cli.shared import (
     require_text,
     resolve_model,
 )
-from mobilellm_mlx.evals.calls.asking import FORMAT, MODES
+from mobilellm_mlx.evals.calls.asking import ALL_MODES, FORMAT, MODES
 from mobilellm_mlx.events import EvalSummary, Event, Status
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def eval_() -> None:
 @click.option(
     "--mode",
     "modes",
-    type=click.Choice(MODES),
+    type=click.Choice(ALL_MODES),
     multiple=True,
-    help="How to ask; repeatable, all when none is given.",
+    help="How to ask; repeatable, the first three when none is given.",
 )
 @click.option(
     "--format",

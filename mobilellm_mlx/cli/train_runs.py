@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -295,9 +294,11 @@ def sparkline(values: Sequence[float], width: int) -> str:
         for first, last in pairwise(edges)
     ]
     low, high = min(means), max(means)
-    range_ = high - low if high - low < inf else high
+    # In halves: the difference of two numbers may be larger than any number.
+    range_ = high / 2 - low / 2
     return "".join(
-        _BARS[round((len(_BARS) - 1) * ((mean - low) / range_)) if range_ else 0] for mean in means
+        _BARS[round((len(_BARS) - 1) * ((mean / 2 - low / 2) / range_)) if range_ else 0]
+        for mean in means
     )
 
 

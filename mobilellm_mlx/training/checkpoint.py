@@ -150,8 +150,8 @@ class Checkpoints:
         if path is None or not self._settings:
             return []
         try:
-            made_with = json.loads((path / SETTINGS).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            made_with = json.loads(read_bounded(path / SETTINGS, _MOST_BYTES))
+        except (StorageError, ValueError, RecursionError):
             return []
         if not isinstance(made_with, dict):
             return []
@@ -166,8 +166,8 @@ class Checkpoints:
     def best(self) -> Path | None:
         """The one with the lowest loss; None where there is none."""
         try:
-            name = (self._directory / _BEST).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
+            name = read_bounded(self._directory / _BEST, 100).decode().strip()
+        except (StorageError, ValueError):
             return None
         path = self._directory / name
         return path if _STEP.fullmatch(name) and _is_whole(path) else None

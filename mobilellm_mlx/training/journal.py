@@ -116,8 +116,12 @@ class Journal:
             return
         for path in (self.path, self.table):
             try:
-                if path.exists() and (data := path.read_bytes()) and data[-1:] != b"\n":
-                    os.truncate(path, data.rfind(b"\n") + 1)
+                with open_own(path, os.O_RDWR, "r+b") as file:
+                    data = file.read()
+                    if data and data[-1:] != b"\n":
+                        file.truncate(data.rfind(b"\n") + 1)
+            except FileNotFoundError:
+                continue
             except OSError as error:
                 raise storage_error("write", path, error) from error
         self._is_sound = True

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from mobilellm_mlx.adapters import Registry, fits, model_sha256, read_info, registry
-from mobilellm_mlx.adapters.identity import file_sha256
 from mobilellm_mlx.adapters.registry import check_name
+from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import AdapterError, ModelNotFound, StorageError
-from mobilellm_mlx.paths import cache_dir
 from tests.adapters.made import write_random_adapter
 from tests.adapters.test_record import write
 
@@ -206,21 +205,35 @@ def test_an_adapter_fits_its_base_wherever_that_lies(tiny_dir: Path, tmp_path: P
         model_sha256(tmp_path)
 
 
-def test_a_manifest_is_believed_while_no_file_is_newer(tmp_path: Path) -> None:
-    place = tmp_path / "model"
-    place.mkdir()
-    (place / "config.json").write_text("{}")
-    (place / "model.safetensors").write_bytes(b"weights")
-    true = model_sha256(place)
-    entries = {
-        name: {"bytes": (place / name).stat().st_size, "sha256": file_sha256(place / name)}
-        for name in ("config.json", "model.safetensors")
-    }
-    (place / "mobilellm.json").write_text(json.dumps({"files": entries}))
-    shutil.rmtree(cache_dir())
-    assert model_sha256(place) == true
-    assert not cache_dir().exists()  # nothing had to be read
-    status = (place / "mobilellm.json").stat()
-    (place / "model.safetensors").write_bytes(b"WEIGHTS")
-    os.utime(place / "model.safetensors", ns=(0, status.st_mtime_ns + 1_000_000))
-    assert model_sha256(place) != true
+def test_the_same_numbers_are_the_same_model_however_they_are_written(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "vocab_size": 8, "quantization": {"bits": 4}}
+    arrays = {"b": mx.arange(6), "a": mx.ones((2, 3))}
+    places = [tmp_path / name for name in ("one", "other", "third")]
+    for place in places:
+        place.mkdir()
+    (places[0] / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(places[0] / "model.safetensors"), arrays)
+    # Another order of keys and tensors, more said about the packing, and a manifest.
+    other = {"quantization": {"bits": 4, "mode": "affine"}, "vocab_size": 8, "model_type": "llama"}
+    (places[1] / "config.json").write_text(json.dumps(other, indent=2))
+    mx.save_safetensors(
+        str(places[1] / "model.safetensors"), dict(reversed(arrays.items())), {"made": "later"}
+    )
+    (places[1] / "mobilellm.json").write_text("{}")
+    assert model_sha256(places[0]) == model_sha256(places[1])
+    (places[2] / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(places[2] / "model.safetensors"), {**arrays, "b": mx.arange(1, 7)})
+    assert model_sha256(places[2]) != model_sha256(places[0])
+    (places[2] / "config.json").write_text(json.dumps({**config, "vocab_size": 9}))
+    mx.save_safetensors(str(places[2] / "model.safetensors"), arrays)
+    assert model_sha256(places[2]) != model_sha256(places[0])
+
+
+@pytest.mark.parametrize("data", [b"", b"weights", b"\xff" * 40, b"\x02" + b"\0" * 7 + b"[]",
+                                  b"\x15" + b"\0" * 7 + b'{"a": {"dtype": "x"}}'])  # fmt: skip
+def test_a_file_that_is_no_table_of_tensors_is_taken_as_it_is(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "config.json").write_text("not json")
+    (tmp_path / "model.safetensors").write_bytes(data)
+    first = model_sha256(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(data + b"!")
+    assert model_sha256(tmp_path) != first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from mobilellm_mlx.events import TrainStep
 from mobilellm_mlx.testing import ScriptedEngine
 from mobilellm_mlx.training.config import TrainConfig
 from mobilellm_mlx.training.runs import Run
+from tests.training.test_hostile_runs import promptly
 from tests.tui.workshops import finished, make_run, step
-from tui.workshop import Order
+from tui.training import SAID, WENT_WRONG, last_words, spawn
+from tui.workshop import Launch, Order
 
 
 @pytest.fixture
@@ -85,6 +88,42 @@ def test_a_run_begins_as_one_that_is_gone_on_with(tmp_path: Path, data: Path) ->
     assert run.data.path == data
     with pytest.raises(TrainingError, match="there is a run `mine`"):
         Workshop().begin(order)
+
+
+def test_what_lies_in_the_folder_one_stands_in_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, mark = tmp_path / "downloads", tmp_path / "mark"
+    folder.mkdir()
+    for name in ("json", "click", "mobilellm_mlx"):
+        (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    with pytest.raises(DataError, match=r"config\.json|no\.jsonl"):
+        Workshop().check(Order(tmp_path, tmp_path / "no.jsonl", TrainConfig()))
+    launch = Workshop._launch("no-such-run", tmp_path / "run")
+    assert spawn(launch).wait(60) == 1
+    assert "no run `no-such-run`" in (launch.folder / SAID).read_text()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", [SAID, WENT_WRONG])
+def test_a_training_does_not_write_through_a_link(tmp_path: Path, name: str) -> None:
+    (tmp_path / "letter.txt").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "letter.txt")
+    with pytest.raises(TrainingError, match="could not be started"):
+        spawn(Launch("mine", (sys.executable, "-c", "print('x')"), tmp_path / "run"))
+    assert (tmp_path / "letter.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [SAID, WENT_WRONG])
+def test_a_training_does_not_wait_for_a_pipe(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with promptly(), pytest.raises(TrainingError, match="could not be started"):
+        spawn(Launch("mine", (sys.executable, "-c", "print('x')"), tmp_path))
+    with promptly():
+        assert last_words(tmp_path) == ""
 
 
 def test_chats_that_were_written_down_go_with_their_run(tmp_path: Path) -> None:

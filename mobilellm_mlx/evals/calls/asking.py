@@ -18,11 +18,16 @@ from mobilellm_mlx.events import Event, GenerationSummary
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.options import GenerationOptions
 from mobilellm_mlx.tools.asking import Style, Used
+from mobilellm_mlx.tools.formats import find_format
 from mobilellm_mlx.tools.styles import find_style
+from mobilellm_mlx.tools.styles.calls_only import CallsOnly
 
 MODES = ("free", "one-step", "two-step")
 """``free``: nothing binds what the model writes; ``one-step``: the same prompt, bound by a grammar;
 ``two-step``: first which tool, then its arguments, both bound."""
+ALL_MODES = (*MODES, "calls-only")
+"""``calls-only``: as ``one-step``, and bound to what was said as well, as a chat binds a model that
+has an adapter for calls; of the formats only ``paper`` has a word for "no call"."""
 FORMAT = "smollm2"
 """How calls are written in the first two modes; the default model's larger sister knows it."""
 MAX_TOKENS = 192
@@ -38,10 +43,17 @@ def style_of(mode: str, format: str = FORMAT) -> Style:
         InvalidOption: for an unknown mode.
         ToolError: for an unknown format.
     """
-    if mode not in MODES:
-        raise InvalidOption(f"`mode` is {mode!r}, expected one of {', '.join(MODES)}")
+    if mode not in ALL_MODES:
+        raise InvalidOption(f"`mode` is {mode!r}, expected one of {', '.join(ALL_MODES)}")
     if mode == "two-step":
         return find_style("two-step")
+    if mode == "calls-only":
+        try:
+            return CallsOnly(find_format(format))
+        except ValueError as error:
+            raise InvalidOption(
+                f"`format` is {format!r}, but {error}", "pass `--format paper`"
+            ) from error
     return find_style(format, bound=mode == "one-step")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mobilellm_mlx.messages import Message
 from mobilellm_mlx.tools.asking import Ask, Asks, Offered, Used
 from mobilellm_mlx.tools.formats import Format
+from mobilellm_mlx.tools.styles.evidence import with_evidence
 from mobilellm_mlx.tools.styles.two_step import TwoStep, copying
 from mobilellm_mlx.tools.styles.words import grounded, instructed, last_said, mentioned
 
@@ -38,8 +39,7 @@ class CallsOnly:
     def asks(self, conversation: Sequence[Message], offered: Sequence[Offered]) -> Asks:
         said = last_said(conversation)
         messages = instructed([Message("user", said)], self._format.render_tools(offered))
-        bound = [mentioned(one, said) for one in grounded([copying(one) for one in offered], said)]
-        grammar = self._format.grammar(bound, free_text=False)
+        grammar = self._format.grammar([_bound(one, said) for one in offered], free_text=False)
         answer = yield Ask(messages, grammar, MAX_TOKENS)
         _, calls = self._format.parse(answer)
         return calls
@@ -49,3 +49,9 @@ class CallsOnly:
 
     def tell(self, question: Message, used: Sequence[Used]) -> list[Message]:
         return TwoStep().tell(question, used)
+
+
+def _bound(offered: Offered, said: str) -> Offered:
+    """A tool whose arguments are what was said, or what was meant by it."""
+    (heard,) = grounded([copying(offered)], said)
+    return with_evidence(mentioned(heard, said), said, knows_kinds=True)

@@ -15,12 +15,18 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]*\d)")
 _WORD = re.compile(r"[a-z]+")
 
 
-def with_evidence(offered: Offered, said: str) -> Offered:
+def with_evidence(offered: Offered, said: str, *, knows_kinds: bool = False) -> Offered:
     """A tool whose optional arguments are those that something in the request speaks for.
 
     Numbers are those that were said; one that is optional and not said is left out, and so is a
     choice of which no value was named. Where several optional numbers could take what was said, a
     word of their names decides: "5 minutes" is no number of hours. Everything else stays.
+
+    Args:
+        offered: the tool.
+        said: the request.
+        knows_kinds: the model has learned choices that are meant without being named, such as a
+            kind of device: only names of real things have to be said.
     """
     properties = offered.schema.get("properties")
     if not isinstance(properties, Mapping):
@@ -35,6 +41,7 @@ def with_evidence(offered: Offered, said: str) -> Offered:
             kept[name] = part
         elif isinstance(values := part.get("enum"), list):
             texts = [value for value in values if isinstance(value, str)]
+            is_free = is_free and not (knows_kinds and name not in offered.tool.live)
             if not is_free or not texts or any(is_named(value, said) for value in texts):
                 kept[name] = part
         elif part.get("type") in ("integer", "number"):
