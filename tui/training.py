@@ -74,7 +74,7 @@ def spawn(launch: Launch) -> subprocess.Popen[bytes]:
 def last_words(folder: Path) -> str:
     """What the process of a run said before it died, as one sentence; empty when nothing."""
     try:
-        with (folder / WENT_WRONG).open("rb") as file:
+        with open_own(folder / WENT_WRONG) as file:
             file.seek(-min(MOST_WORDS, file.seek(0, os.SEEK_END)), os.SEEK_END)
             text = file.read().decode("utf-8", "replace")
     except OSError:

@@ -98,6 +98,8 @@ class Story:
     """Sample answers, by the step at which they were given."""
     notes: list[str] = field(default_factory=list)
     """What else was said, the last at the end."""
+    pause: str = ""
+    """The note of a pause that has not ended yet."""
     loss: Series = field(default_factory=Series)
     valid_loss: Series = field(default_factory=Series)
     rate: Series = field(default_factory=Series)
@@ -116,10 +118,12 @@ class Story:
         match event:
             case TrainStarted():
                 self.started, self.summary = event, None
+                self._go_on()
             case MemoryEstimated():
                 self.estimate = event
             case TrainStep(step=step):
                 self.step, self.summary = event, None
+                self._go_on()
                 self.loss.add(step, event.loss)
                 self.rate.add(step, event.learning_rate)
                 self.speed.add(step, event.tok_per_s)
@@ -142,7 +146,8 @@ class Story:
                 for series in self.series:
                     series.cut(event.to_step)
             case TrainPaused(step=step):
-                self._note(f"step {step}: paused")
+                self.pause = f"step {step}: paused"
+                self._note(self.pause)
             case Notice(text=text):
                 self._note(text)
             case TrainSummary():
@@ -150,6 +155,13 @@ class Story:
 
     def _note(self, text: str) -> None:
         self.notes = [*self.notes, text][-MOST_NOTES:]
+
+    def _go_on(self) -> None:
+        """A pause is over: its note says so too."""
+        if self.pause:
+            over = f"{self.pause}, then went on"
+            self.notes = [over if note == self.pause else note for note in self.notes]
+            self.pause = ""
 
     def _take_sample(self, event: Sampled) -> None:
         for later in [step for step in self.samples if step > event.step]:

@@ -27,9 +27,9 @@ class Registry:
         shipped: those that came with the program; nothing is changed there.
     """
 
-    def __init__(self, root: Path | None = None, shipped: Path = SHIPPED):
+    def __init__(self, root: Path | None = None, shipped: Path | None = None):
         self.root = root or data_dir() / "adapters"
-        self._shipped = shipped
+        self._shipped = shipped or SHIPPED
 
     def list(self) -> list[AdapterInfo]:
         """All that can be read, by name; the person's own come first."""

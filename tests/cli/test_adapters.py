@@ -50,6 +50,11 @@ def pirate(base: Path) -> Path:
     ).path
 
 
+@pytest.fixture(autouse=True)
+def _none_is_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("mobilellm_mlx.adapters.registry.SHIPPED", tmp_path / "shipped")
+
+
 def test_nothing_is_listed_where_there_is_nothing(run: Run) -> None:
     said = run("adapters", "list")
     assert said.code == 0 and "mobilellm train lora" in said.out

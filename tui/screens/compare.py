@@ -132,7 +132,8 @@ class CompareScreen(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-above"), (BESIDE_FROM, "-beside")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (18, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "ask", "Ask", id="compare.ask", priority=True, tooltip="Ask both"),
+        # No priority: that would take Enter before the letters typed just ahead of it.
+        Binding("enter", "ask", "Ask", id="compare.ask", tooltip="Ask both"),
         Binding(
             "ctrl+r", "reseed", "Again", id="compare.again", tooltip="Ask again from another seed"
         ),

@@ -131,7 +131,7 @@ class Draft:
             ),
         ]
         rest = [name for name in _OPTIONS if name not in FIRST]
-        lines = [*own, *map(self._option_line, FIRST), self._line("name", self.name, "by itself")]
+        lines = [*own, *map(self._option_line, FIRST), self._line("name", self.name, "chosen for you")]
         shown = "hide" if self.unfolded else f"{len(rest)} more"
         lines.append(self._line(MORE, shown))
         return [*lines, *map(self._option_line, rest)] if self.unfolded else lines
@@ -159,7 +159,7 @@ class Draft:
         aside = f"{'recipe' if name in recipe else 'usual'}: {self._said(name, usual)}"
         return Line(
             name,
-            TITLES.get(name, name.replace("_", " ")),
+            title(name),
             "choice" if choices else "text",
             self._said(name, value),
             aside if value != usual else "",
@@ -223,6 +223,11 @@ class Draft:
             kind = "a whole number" if isinstance(default, int) else "a number"
             raise ConfigError(f"`{key}` is {text[:80]!r}, expected {kind}") from None
         return text
+
+
+def title(name: str) -> str:
+    """What the form calls a setting; empty when there is none of this name."""
+    return TITLES.get(name, name.replace("_", " ")) if name in _OPTIONS else ""
 
 
 def shown_value(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from ..dialogs import Confirm
 from ..settings.row import Row
 from .draft import MORE, Draft, shown_value
 from .fields import FormRow, FormRows
-from .words import checkup_content, problem_content, shortage_words
+from .words import as_in_form, checkup_content, counted, problem_content, shortage_words
 
 BESIDE_FROM = 100
 """Columns from which on the report stands beside the form."""
@@ -123,8 +124,10 @@ class FormScreen(Screen[str | None]):
         self._board.later(self._board.workshop.presets, self._take_presets)
 
     def on_unmount(self) -> None:
-        if (export := self._export) is not None:
-            self._board.later(lambda: self._board.workshop.discard(export), lambda _: None)
+        if self._export is not None and not self._begins:
+            # At once: when the program ends, no thread would come to it.
+            with suppress(MobileLLMError, OSError):
+                self._board.workshop.discard(self._export)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
@@ -201,7 +204,8 @@ class FormScreen(Screen[str | None]):
         if isinstance(checkup, Checkup):
             return checkup_content(checkup, width, self._held_bytes)
         if checkup is not None:
-            return problem_content(Problem.of(checkup))
+            problem = Problem.of(checkup)
+            return problem_content(replace(problem, hint=as_in_form(problem.hint or "")))
         return Content.styled(_LOOKING if self._is_checking else _ABOUT, "dim")
 
     def _doable(self) -> list[tuple[str, str, str]]:
@@ -220,13 +224,14 @@ class FormScreen(Screen[str | None]):
         if not row.is_edited:
             self._tell(row.line.help)
 
-    def _tell(self, text: str, *, wrong: bool = False) -> None:
-        self._help.set_class(wrong, "-wrong")
-        self._help.update(printable(f"Not changed: {text}" if wrong else text))
+    def _tell(self, text: str, *, wrong: str = "") -> None:
+        self._help.set_class(bool(wrong), "-wrong")
+        self._help.update(printable(f"{wrong}: {text}" if wrong else text))
 
     def _say(self, problem: Exception) -> None:
         said = Problem.of(problem)
-        self._said = printable(f"{said.text}\n{said.hint}" if said.hint else said.text)
+        hint = as_in_form(said.hint or "")
+        self._said = printable(f"{said.text}\n{hint}" if hint else said.text)
         self._draw()
 
     # ---------------------------------------------------------------- the doctor
@@ -251,10 +256,10 @@ class FormScreen(Screen[str | None]):
         self._checkup = found
         checked = self._checked
         self._check()  # something may have changed meanwhile
+        self._draw()
         if self._starts and checked == self._checked:
             self._starts = False
             self.action_start()
-        self._draw()
 
     # ---------------------------------------------------------------- what a person does
 
@@ -315,9 +320,12 @@ class FormScreen(Screen[str | None]):
             self.draft.put(key, value)
         except ConfigError as error:
             self._tell(
-                f"{error.message}; {error.hint}" if error.hint else error.message, wrong=True
+                f"{error.message}; {error.hint}" if error.hint else error.message,
+                wrong="Not changed",
             )
             return False
+        if key == "data":
+            self._drop_export()
         self._said = ""
         self._show()
         return True
@@ -340,7 +348,7 @@ class FormScreen(Screen[str | None]):
         except ConfigError as error:
             if event.leaving:
                 await row.close()
-            self._tell(error.message, wrong=True)
+            self._tell(error.message, wrong="Not changed")
             return
         if value == self.draft.current(key) or self._put(key, value) or event.leaving:
             await row.close()
@@ -348,9 +356,9 @@ class FormScreen(Screen[str | None]):
     def action_chats(self) -> None:
         """Ask whether to train on the chats, and write them to a file."""
         if not self._chats:
-            self._tell("no chats are kept here", wrong=True)
+            self._tell("no chats are kept here", wrong="Not changed")
             return
-        count = f"{self._chats:,} chat{'' if self._chats == 1 else 's'}"
+        count = f"{counted(self._chats, 'chat')} {'is' if self._chats == 1 else 'are'}"
 
         def answered(agreed: bool | None) -> None:
             if agreed:
@@ -359,7 +367,7 @@ class FormScreen(Screen[str | None]):
         self.app.push_screen(
             Confirm(
                 "Train on your chats?",
-                f"{count} are written to a file beside the run, on this computer only; the file "
+                f"{count} written to a file beside the run, on this computer only; the file "
                 "goes with the run. The model will tend to repeat what stands in them, so do not "
                 "pass the adapter on if they are private.",
                 yes="Use them",
@@ -375,9 +383,17 @@ class FormScreen(Screen[str | None]):
         if not self.is_running:
             self._board.later(lambda: self._board.workshop.discard(found), lambda _: None)
             return
+        if found != self._export:
+            self._drop_export()
         self._export = found
         self.draft.data, self.draft.from_chats = str(found), True
         self._show()
+
+    def _drop_export(self) -> None:
+        """Delete the file that was made of the chats, unless a run is being made of it."""
+        if (export := self._export) is not None and not self._begins:
+            self._export = None
+            self._board.later(lambda: self._board.workshop.discard(export), lambda _: None)
 
     def action_start(self) -> None:
         """Start, once the data have been looked at and the memory suffices or is risked."""
@@ -392,7 +408,8 @@ class FormScreen(Screen[str | None]):
             self._draw()
             return
         if isinstance(self._checkup, Exception):
-            return  # the report says why
+            self._tell(Problem.of(self._checkup).text, wrong="Not started")
+            return
         estimate = self._checkup.estimate if self._checkup else None
         if estimate is None or estimate.fits:
             self._begin(order)
@@ -414,6 +431,8 @@ class FormScreen(Screen[str | None]):
     def _began(self, found: str | Exception) -> None:
         self._begins = False
         if not self.is_running:
+            if isinstance(found, Exception):
+                self._drop_export()
             return
         if isinstance(found, Exception):
             self._say(found)

@@ -208,7 +208,7 @@ class RunsScreen(Screen[None]):
 
 def describe_run(row: RunStatus) -> list[tuple[str, str]]:
     """Labels and texts of what is worth knowing about a run."""
-    steps = f"{row.step:,} of {row.steps:,} steps" if row.steps else ""
+    steps = f"{row.step:,} of {counted(row.steps, 'step')}" if row.steps else ""
     done = steps or "not begun"
     best = (
         f"{loss_words(row.best_loss)} at step {row.best_step}" if row.best_step is not None else ""

@@ -319,4 +319,4 @@ def _ending(row: RunStatus, story: Story) -> str:
         )
     made = f". It is in the registry as `{end.adapter}`" if end.adapter else ""
     made = f". The new model is {end.model_path}" if end.model_path else made
-    return printable(f"{row.state.capitalize()} after {end.step:,} steps {took}{fell}{made}.")
+    return printable(f"{row.state.capitalize()} after {counted(end.step, 'step')} {took}{fell}{made}.")

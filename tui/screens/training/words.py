@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from math import isfinite
@@ -17,6 +18,7 @@ from ...text import Segment, fit, meter, printable
 from ...trainlog import Story
 from ...widgets.models import labelled, shorten
 from ...workshop import Checkup, Piece
+from .draft import title
 
 SIGNS: dict[State, str] = {
     "running": "▸",
@@ -29,12 +31,23 @@ SIGNS: dict[State, str] = {
 LEARNED = "▌"
 """Stands before what is learned of an example."""
 MOST_EXAMPLE_LINES = 14
+_OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
 
 
 def state_words(row: RunStatus) -> Content:
     """How a run stands, by sign and word."""
     style = "bold" if row.is_alive or row.state in ("failed", "interrupted") else ""
     return Content.styled(f"{SIGNS[row.state]} {row.state}", style)
+
+
+def counted(count: int, what: str) -> str:
+    """How many there are, such as ``1 step`` and ``2,000 steps``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def as_in_form(text: str) -> str:
+    """A hint that names options of the command line, with the names that the form has for them."""
+    return _OPTION.sub(lambda found: title(found[1].replace("-", "_")) or found[0], text)
 
 
 def loss_words(loss: float | None) -> str:
@@ -168,14 +181,14 @@ def estimate_words(estimate: MemoryEstimated, held_bytes: int = 0) -> list[tuple
     if held_bytes:
         lines.append(("chat", f"Its model holds {format_bytes(held_bytes)} at the same time."))
     if not estimate.fits:
-        lines += [("smaller", printable(remedy)) for remedy in estimate.remedies[:4]]
+        lines += [("smaller", printable(as_in_form(remedy))) for remedy in estimate.remedies[:4]]
     return lines
 
 
 def shortage_words(estimate: MemoryEstimated) -> str:
     """What speaks against a training that does not fit, and what would help."""
     need, free = format_bytes(estimate.total_bytes), format_bytes(estimate.available_bytes)
-    help_ = "; ".join(printable(remedy) for remedy in estimate.remedies[:3])
+    help_ = "; ".join(printable(as_in_form(remedy)) for remedy in estimate.remedies[:3])
     said = f"It would take about {need}, and {free} are free. The machine may become very slow."
     return f"{said} Smaller would be: {help_}." if help_ else said
 
@@ -197,14 +210,14 @@ def example_lines(pieces: Sequence[Piece], width: int) -> list[Content]:
                 )  # fmt: skip
     rows = [each for each in [*rows, row] if each]
     shown = [each.truncate(width, ellipsis=True) for each in rows[:MOST_EXAMPLE_LINES]]
-    if len(rows) > MOST_EXAMPLE_LINES:
-        shown.append(Content.styled(f"  … {len(rows) - MOST_EXAMPLE_LINES} more lines", "dim"))
+    if (more := len(rows) - MOST_EXAMPLE_LINES) > 0:
+        shown.append(Content.styled(f"  … {counted(more, 'more line')}", "dim"))
     return shown
 
 
 def checkup_content(checkup: Checkup, width: int, held_bytes: int = 0) -> Content:
     """The doctor's report, the memory it would take, and how the examples are read."""
-    facts = [("", f"! {printable(text)}") for text in checkup.warnings]
+    facts = [("", f"! {printable(as_in_form(text))}") for text in checkup.warnings]
     if checkup.estimate is not None:
         facts += estimate_words(checkup.estimate, held_bytes)
     facts += [(label, printable(text)) for label, text in checkup.facts]
@@ -223,17 +236,17 @@ def problem_content(problem: Problem) -> Content:
 
 
 def sample_content(samples: Sequence[Sampled]) -> Content:
-    """Sample answers beside what was asked and what was hoped for."""
+    """Sample answers beside what was asked and what was expected."""
     rows: list[Content] = []
     for sample in samples:
         rows += [Content("")] if rows else []
         for label, text, style in (
             ("asked", sample.prompt, "dim"),
             ("says", sample.text or "(nothing)", "$foreground"),
-            ("hoped", sample.expected, "dim"),
+            ("expected", sample.expected, "dim"),
         ):
             words = " ".join(printable(text).split())
             if words:
-                line = Content.assemble((f"{label:<7}", "dim"), (words, style))
+                line = Content.assemble((f"{label:<9}", "dim"), (words, style))
                 rows.append(line)
     return Content("\n").join(rows)
