@@ -181,7 +181,9 @@ def _print_problems(problems: _Problems) -> None:
         print_error(error.message, error.hint)
     if problems.count > len(problems.first):
         rest = problems.count - len(problems.first)
-        click.echo(f"and {rest:,} more lines that cannot be used", err=True)
+        click.echo(
+            f"and {rest:,} more {'line' if rest == 1 else 'lines'} that cannot be used", err=True
+        )
     if problems.count:
         click.echo(err=True)
 

@@ -16,9 +16,8 @@ from mobilellm_mlx.errors import TrainingError
 
 if TYPE_CHECKING:
     from mobilellm_mlx.events import Event
-    from mobilellm_mlx.training.control import Want
     from mobilellm_mlx.training.runs import Run
-    from mobilellm_mlx.training.status import RunStatus
+    from mobilellm_mlx.training.status import RunStatus, State
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _name_argument = click.argument("name", required=False, callback=require_text)
@@ -41,7 +40,8 @@ def list_(as_json: bool) -> None:
     if not found:
         click.echo(f"there are no runs yet; they will be kept in {runs_dir()}", err=True)
         return
-    width = min(32, max(len(each.name) for each in found))
+    width = min(32, max(3, *(len(each.name) for each in found)))
+    click.echo(f"{'run':<{width}}  {'state':<11} {'steps':>13} {'best':>8}  last word")
     for each in found:
         best = f"{each.best_loss:.4f}" if each.best_loss is not None else "-"
         click.echo(
@@ -78,24 +78,29 @@ def show(name: str | None, as_json: bool) -> None:
 @_name_argument
 @debug_option
 def pause(name: str | None) -> None:
-    """Let a run wait after its present step.
+    """Let a run wait after the step it is in.
 
     NAME may be left out when only one is being trained. `mobilellm train resume` lets it go on.
     """
-    run = _ask(name, "pause")
-    click.echo(f"{run.name} will wait after its present step", err=True)
+    run, state = _find_alive(name)
+    if state == "paused" and run.want() == "pause":
+        click.echo(f"{run.name} is paused already", err=True)
+        return
+    run.ask("pause")
+    click.echo(f"{run.name} will wait after the step it is in", err=True)
 
 
 @click.command("stop")
 @_name_argument
 @debug_option
 def stop_run(name: str | None) -> None:
-    """End a run after its present step, all saved.
+    """End a run after the step it is in, all saved.
 
     NAME may be left out when only one is being trained. `mobilellm train resume` goes on.
     """
-    run = _ask(name, "stop")
-    click.echo(f"{run.name} will end after its present step", err=True)
+    run, _ = _find_alive(name)
+    run.ask("stop")
+    click.echo(f"{run.name} will end after the step it is in", err=True)
 
 
 @click.command("rm")
@@ -103,7 +108,7 @@ def stop_run(name: str | None) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @debug_option
 def remove(names: tuple[str, ...], yes: bool) -> None:
-    """Remove each run NAME with its checkpoints.
+    """Remove runs with their checkpoints.
 
     The adapter or model that came of it stays; `mobilellm adapters rm` takes adapters away.
     """
@@ -201,8 +206,8 @@ def _open(name: str | None) -> Run:
     raise TrainingError("there are no runs yet", "`mobilellm train lora DATA` begins one")
 
 
-def _ask(name: str | None, want: Want) -> Run:
-    """Ask a run that is being trained for something; without a name the only one that is."""
+def _find_alive(name: str | None) -> tuple[Run, State]:
+    """A run that is being trained, and how it stands; without a name the only one that is."""
     from mobilellm_mlx.training.runs import Run, list_runs
 
     if name is None:
@@ -217,8 +222,7 @@ def _ask(name: str | None, want: Want) -> Run:
     status = run.status()
     if not status.is_alive:
         raise TrainingError(f"the run `{name}` is not being trained: it is {status.state}")
-    run.ask(want)
-    return run
+    return run, status.state
 
 
 # ---------------------------------------------------------------- describing
@@ -251,7 +255,7 @@ def _facts(run: Run, status: RunStatus) -> Iterator[tuple[str, str]]:
     yield "data", str(run.data.path)
     yield "settings", _settings(run)
     yield "begun", _time(run.created)
-    yield "said last", _time(status.updated)
+    yield "last word", _time(status.updated)
     if status.adapter:
         yield "adapter", status.adapter
     yield "directory", str(run.path)

@@ -275,6 +275,10 @@ def describe(event: TrainSummary, run: Run) -> Iterator[str]:
         yield f"use it: mobilellm chat{_model_argument(run)} --adapter {event.adapter}"
     elif event.model_path:
         yield f"use it: mobilellm chat {shlex.quote(event.model_path)}"
+    elif event.reason == "stopped" and event.first_loss is not None:
+        first_at = min(run.config.validation_interval(event.steps), event.steps)
+        if event.step < first_at:
+            yield f"no adapter yet: the first validation comes at step {first_at:,}"
     if event.reason in ("stopped", "error"):
         yield f"go on:  mobilellm train resume {run.name}"
 

@@ -6,6 +6,7 @@ that can be seen is complete; the newest is gone on from, the best is kept besid
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -29,6 +30,8 @@ _STEP = re.compile(r"0[0-9]{7}|[1-9][0-9]{7,17}")
 _COUNTS = ("step", "epoch", "batch", "tokens", "best_step", "worse", "tries_left", "high")
 _LARGEST = 2**62
 _MOST_BYTES = 100_000
+_LITTLE_BYTES = 16_000_000
+"""Free space below which a disk is called full."""
 _KEPT = 2
 """Newest checkpoints that are kept: should the disk damage one, there is one before it."""
 _NEW = {"smooth", "lowest", "high"}
@@ -114,8 +117,9 @@ class Checkpoints:
             if is_best:
                 self._point(target.name)
         except (OSError, RuntimeError) as error:
+            refused = self._refused(state.step, error)  # before there is room again
             shutil.rmtree(aside, ignore_errors=True)
-            raise self._refused(state.step, error) from error
+            raise refused from error
         self._sweep()
         return target
 
@@ -190,6 +194,8 @@ class Checkpoints:
 
     def _refused(self, step: int, error: Exception) -> StorageError:
         reason = getattr(error, "strerror", None) or str(error)
+        if _is_full(self._directory, error):
+            reason = "the disk is full"
         return StorageError(
             f"the checkpoint of step {step} could not be written to `{self._directory}`: {reason}",
             "make room on the disk; the run goes on from the checkpoint before with "
@@ -269,6 +275,15 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
 
 def _is_whole(path: Path) -> bool:
     return all((path / name).is_file() for name in (WEIGHTS, OPTIMIZER, STATE))
+
+
+def _is_full(directory: Path, error: Exception) -> bool:
+    """Whether that is why nothing could be written; MLX does not say why."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    with suppress(OSError):
+        return shutil.disk_usage(directory).free < _LITTLE_BYTES
+    return False
 
 
 def _write_arrays(path: Path, arrays: dict[str, mx.array]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from difflib import get_close_matches
-from math import isfinite, sqrt
+from math import ceil, isfinite, sqrt
 from typing import Any, Literal, get_args
 
 from mobilellm_mlx.errors import ConfigError
@@ -24,6 +24,8 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 _LARGEST = 2**63
 """Of whole numbers: there are files with more digits than can be printed."""
+_VALIDATIONS = 10
+"""In a run whose configuration leaves their number open, at most."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "What is trained": (
@@ -100,7 +102,7 @@ class TrainConfig:
         3.0, "Times through the data, unless `steps` says otherwise.", least=0, most=1_000_000
     )
     steps: int = _option(0, "Steps in all; 0 leaves it to `epochs`.", least=0)
-    validate_every: int = _option(0, "Steps between validations; 0: ten of them in a run.", least=0)
+    validate_every: int = _option(0, "Steps between validations; 0: up to ten in a run.", least=0)
     patience: int = _option(
         0, "Validations without a better loss after which to stop; 0 never stops.", least=0
     )
@@ -149,6 +151,10 @@ class TrainConfig:
     def scale(self) -> float:
         """What the product of the small matrices is multiplied by."""
         return self.alpha / (sqrt(self.rank) if self.rank_stabilised else self.rank)
+
+    def validation_interval(self, steps: int) -> int:
+        """Steps between validations in a run of so many."""
+        return self.validate_every or max(1, ceil(steps / _VALIDATIONS))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON and TOML can say it."""

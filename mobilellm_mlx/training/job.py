@@ -310,7 +310,7 @@ class _Job:
             base_sha256=run.base.sha256,
             data_name=run.data.path.name,
             data_sha256=run.data.sha256,
-            config=config.to_dict(),
+            config={**config.to_dict(), "learning_rate": config.rate},
             scores=_scores(summary),
             licence=run.base.licence,
             run=f"{run.name} {run.created.isoformat()}",

@@ -60,8 +60,6 @@ from mobilellm_mlx.training.workers import WorkerLost, Workers
 
 Want = Literal["run", "pause", "stop"]
 _POLL_S = 0.3
-_VALIDATIONS = 10
-"""In a run whose configuration leaves their number open."""
 REMEDIES = (
     "use a smaller `--batch-size` (with `--accumulate` the steps stay the same), a smaller "
     "`--max-tokens`, or `--checkpoint-layers`"
@@ -105,7 +103,7 @@ class Trainer:
         )
         self.steps_per_epoch = math.ceil(len(self._order) / config.accumulate)
         self.steps = config.steps or max(1, math.ceil(config.epochs * self.steps_per_epoch))
-        self._validate_every = config.validate_every or max(1, self.steps // _VALIDATIONS)
+        self._validate_every = config.validation_interval(self.steps)
         self.state = TrainState()
         self.ended: TrainEnd = "finished"
         self._optimizer = build_optimizer(config)

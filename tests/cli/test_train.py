@@ -243,6 +243,26 @@ def test_validations_stand_out_by_a_word_and_samples_hang_below(run, job, data, 
     assert "step 51 went wrong: the loss is nan. Back to step 50" in " ".join(out.split())
 
 
+@pytest.mark.parametrize(
+    ("number", "first_loss", "is_said"), [(3, 3.2, True), (10, 3.2, False), (3, None, False)]
+)
+def test_what_is_stopped_before_anything_was_judged_says_when_it_will_be(
+    run, job, data, tiny_dir, number, first_loss, is_said
+) -> None:
+    def stopped(run_: Run) -> Iterator[Event]:
+        yield started(run_)
+        yield step(number)
+        yield TrainSummary(
+            status="cancelled", reason="stopped", run=run_.name, step=number, steps=100,
+            first_loss=first_loss,
+        )  # fmt: skip
+
+    job(stopped)
+    out = run("train", "lora", str(data), "-m", str(tiny_dir)).out
+    assert ("no adapter yet: the first validation comes at step 10" in out) == is_said
+    assert "mobilellm train resume" in out
+
+
 @pytest.mark.parametrize(("steps", "rows"), [(5, 5), (100, 21), (450, 24), (10_000, 41)])
 def test_a_long_run_prints_about_forty_lines(run, job, data, tiny_dir, steps, rows) -> None:
     def long(run_: Run) -> Iterator[Event]:
@@ -399,6 +419,8 @@ def test_a_run_that_is_trained_elsewhere_is_left_alone(run, job, finished) -> No
         assert run("train", "stop", "other").code == 0
         assert other.want() == "stop"
         other.note(TrainPaused(1))
+        assert run("train", "pause", "other").err == "other will wait after the step it is in\n"
+        assert run("train", "pause", "other").err == "other is paused already\n"
         result = run("train", "resume", "other")
         assert result.code == 0 and result.err == "other goes on\n"
         assert other.want() == "run"
@@ -409,8 +431,9 @@ def test_a_run_that_is_trained_elsewhere_is_left_alone(run, job, finished) -> No
 
 
 def test_runs_are_listed_shown_and_removed(run, finished) -> None:
-    result = run("train", "list")
-    assert result.out.split()[:6] == ["mine", "finished", "100", "of", "100", "1.5000"]
+    head, line = run("train", "list").out.splitlines()
+    assert head.split() == ["run", "state", "steps", "best", "last", "word"]
+    assert line.split()[:6] == ["mine", "finished", "100", "of", "100", "1.5000"]
     (row,) = json.loads(run("train", "list", "--json").out)["runs"]
     assert (row["name"], row["state"], row["best_step"]) == ("mine", "finished", 50)
     shown = run("train", "show").out

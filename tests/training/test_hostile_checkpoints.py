@@ -15,7 +15,7 @@ from counting import make_trainer
 from training.test_hostile_runs import promptly
 
 from mobilellm_mlx.backend import mx
-from mobilellm_mlx.errors import TrainingError
+from mobilellm_mlx.errors import StorageError, TrainingError
 from mobilellm_mlx.events import TrainStep
 from mobilellm_mlx.training.checkpoint import (
     OPTIMIZER,
@@ -206,6 +206,28 @@ def test_a_folder_that_is_called_like_a_year_is_no_checkpoint(tmp_path: Path) ->
     found = Checkpoints(directory)
     assert found.best() is None
     assert found.latest() == directory / "00000005"
+
+
+@pytest.mark.parametrize(
+    ("free", "said"), [(4_096, "the disk is full"), (10**12, "[write] Unable to write")]
+)
+def test_a_full_disk_is_called_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, said: str
+) -> None:
+    def refuse(path: Path, arrays: Arrays) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[write] Unable to write 64 bytes to file.")
+
+    def usage(path: Path) -> Any:
+        left = free if list(path.glob(f".*/{WEIGHTS}")) else 10**12  # it is freed by tidying up
+        return shutil._ntuple_diskusage(10**12, 0, left)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("mobilellm_mlx.training.checkpoint._write_arrays", refuse)
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(StorageError) as caught:
+        save(tmp_path, 5)
+    assert said in caught.value.message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_waits_for_a_pipe_among_checkpoints(tmp_path: Path) -> None:

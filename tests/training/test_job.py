@@ -86,9 +86,11 @@ def test_a_run_ends_with_an_adapter_that_knows_where_it_comes_from(base, data):
 
 
 def test_an_adapter_for_calls_says_how_it_is_to_be_asked(base, data):
-    config = CONFIG.merged({"tool_format": "paper", "only_calls": True})
+    config = CONFIG.merged({"tool_format": "paper", "only_calls": True, "learning_rate": 0.0})
     list(train(make_run(base, data, config)))
-    assert Registry().find("first").tools == {"style": "paper", "only_calls": True}
+    info = Registry().find("first")
+    assert info.tools == {"style": "paper", "only_calls": True}
+    assert info.config == {**config.to_dict(), "learning_rate": 5e-4}  # what 0 stands for
 
 
 def test_the_best_is_kept_and_not_the_last(base, data, monkeypatch):

@@ -197,6 +197,12 @@ def test_a_kill_before_the_best_is_pointed_at_does_not_lose_it(tmp_path, monkeyp
     assert Checkpoints(tmp_path).best().name == "00000006"
 
 
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (9, 1), (11, 2), (19, 2), (40, 4)])
+def test_a_run_left_to_itself_validates_ten_times_at_most(steps: int, every: int):
+    assert TrainConfig().validation_interval(steps) == every
+    assert TrainConfig(validate_every=7).validation_interval(steps) == 7
+
+
 def test_samples_come_with_every_validation(tmp_path):
     asked = []
 
@@ -422,7 +428,7 @@ def test_a_full_disk_is_an_error_and_the_checkpoint_before_stands(tmp_path, monk
         save(path, arrays)
 
     monkeypatch.setattr(mx, "save_safetensors", full)
-    with pytest.raises(StorageError, match="No space left on device"):
+    with pytest.raises(StorageError, match="the disk is full"):
         list(trainer.run())
     monkeypatch.undo()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.app import App
 from textual.widgets import Input
 
@@ -173,7 +174,7 @@ async def test_data_that_cannot_be_read_are_not_trained_on(train: Train) -> None
         await open_form(chat)
         assert "talk.jsonl:3 is no [b]JSON" in chat.text()
         await chat.press("s")
-        await chat.pilot.pause(0.1)
+        await chat.until(lambda: "Not started: talk.jsonl:3 is no [b]JSON" in chat.text())
         assert workshop.begun == []
         assert isinstance(chat.app.screen, FormScreen)
 
@@ -185,11 +186,40 @@ async def test_a_start_without_data_says_what_is_missing(train: Train) -> None:
         await chat.until(lambda: "no data is chosen" in chat.text())
 
 
+async def test_a_file_made_of_the_chats_goes_when_other_data_are_chosen(train: Train) -> None:
+    workshop = FakeWorkshop()
+    async with train(workshop, chats=2) as chat:
+        form = await open_form(chat, data="")
+        await chat.press("m", "y")
+        await chat.until(lambda: form.draft.from_chats)
+        form._put("epochs", 2.0)
+        assert workshop.discarded == []
+        form._put("data", "talk.jsonl")
+        await chat.until(lambda: workshop.discarded == [Path("/data/chats.jsonl")])
+        await chat.press("escape")
+        await chat.until(lambda: not isinstance(chat.app.screen, FormScreen))
+        assert len(workshop.discarded) == 1
+
+
+async def test_a_file_made_of_the_chats_stays_for_the_run_that_begins(train: Train) -> None:
+    workshop = FakeWorkshop(command=("true",))
+    async with train(workshop, chats=2) as chat:
+        form = await open_form(chat, data="")
+        await chat.press("m", "y")
+        await chat.until(lambda: form.draft.from_chats and form._checkup is not None)
+        await chat.press("s")
+        await chat.until(lambda: not isinstance(chat.app.screen, FormScreen))
+        assert [order.data for order in workshop.begun] == [Path("/data/chats.jsonl")]
+        assert workshop.discarded == []
+
+
 async def test_what_does_not_fit_is_started_only_after_a_question(train: Train) -> None:
     workshop = FakeWorkshop(replace(CHECKUP, estimate=TOO_BIG), command=("true",))
     async with train(workshop) as chat:
         await open_form(chat)
         assert "does not fit" in chat.text()
+        assert "batch size 4 saves" in chat.text()
+        assert "--batch" not in chat.text()
         await chat.press("s")
         await chat.until(lambda: isinstance(chat.app.screen, Confirm))
         await chat.press("n")
@@ -401,6 +431,23 @@ async def test_base_and_adapter_answer_the_same_question(
         assert chat.app.bridge.session.branch == []
         await chat.press("ctrl+r")
         await chat.until(lambda: "seed 1 · the same answer" in chat.text())
+
+
+async def test_a_question_and_enter_typed_in_one_burst_are_asked(train_in_chat: Train) -> None:
+    make_run("done", [*tale(300), finished()])
+    workshop = FakeWorkshop()
+    workshop.result = Made(Path("/models/smollm2-135m"), "smollm2-135m", Path("/adapters/done"))
+    async with train_in_chat(workshop) as chat:
+        await watch(chat, "done")
+        await chat.until(lambda: "try it" in chat.text())
+        await chat.press("t")
+        await chat.until(lambda: isinstance(chat.app.focused, Input))
+        for letter in "Who?":
+            chat.app.post_message(events.Key(letter, letter))
+        chat.app.post_message(events.Key("enter", "\r"))
+        await chat.until(lambda: "different answers" in chat.text())
+        field = chat.app.screen.query_one(Input)
+        assert (field.placeholder, field.value) == ("Who?", "")
 
 
 async def test_an_adapter_of_another_model_is_not_tried(train_in_chat: Train) -> None:

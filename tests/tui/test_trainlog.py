@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mobilellm_mlx.errors import ConfigError, InvalidInput
-from mobilellm_mlx.events import RolledBack, Sampled
+from mobilellm_mlx.events import RolledBack, Sampled, TrainPaused
 from mobilellm_mlx.training.status import RunStatus
 from tests.tui.workshops import finished, started, step, tale, validated
 from tui.screens.training.draft import Draft
@@ -18,6 +18,8 @@ from tui.screens.training.fields import PathSuggester
 from tui.screens.training.words import (
     LEARNED,
     SIGNS,
+    as_in_form,
+    counted,
     duration,
     example_lines,
     figures_line,
@@ -78,6 +80,23 @@ def test_a_run_that_goes_on_has_no_end_any_more() -> None:
     assert story.summary is not None
     story.take(replace(started(), start_step=1))
     assert story.summary is None
+
+
+def test_a_pause_that_is_over_is_not_told_as_if_it_lasted() -> None:
+    story = story_of(started(), step(57), TrainPaused(57))
+    assert story.notes == ["step 57: paused"]
+    story.take(step(58))
+    story.take(TrainPaused(58))
+    assert story.notes == ["step 57: paused, then went on", "step 58: paused"]
+
+
+def test_hints_name_settings_as_the_form_does() -> None:
+    assert (
+        as_in_form("`--max-tokens 512` or --batch-size 4")
+        == "`longest example 512` or batch size 4"
+    )
+    assert as_in_form("go on with `--force`") == "go on with `--force`"
+    assert (counted(1, "step"), counted(2000, "step")) == ("1 step", "2,000 steps")
 
 
 def test_sample_answers_of_steps_that_were_taken_back_go() -> None:

@@ -302,7 +302,7 @@ def load_data(
     _require(piles, path, reader.limit)
     if "valid" not in piles and config.valid_share > 0:
         piles["valid"] = _set_aside(piles["train"], config)
-    report = make_report(piles, config, reader.limit)
+    report = make_report(piles, config, context_limit)
     valid = piles["valid"].kept if "valid" in piles else []
     return Data(
         train=[kept.example for kept in piles["train"].kept],
@@ -329,9 +329,10 @@ def _require(piles: Mapping[str, Pile], path: Path, limit: int) -> None:
             )
         if not lines:
             raise DataError(f"{where} has no examples", "one JSON object a line is expected")
+        whole = "its only example is" if lines == 1 else f"all of its {lines:,} examples are"
         raise DataError(
-            f"{where} has nothing to learn: all of its {lines:,} examples are without an answer, "
-            f"or are cut at {limit:,} tokens, before it begins",
+            f"{where} has nothing to learn: {whole} without an answer, or cut at {limit:,} tokens, "
+            "before it begins",
             "give longer examples room with `--max-tokens`, as far as the model's context goes, or "
             "learn everything with `--loss-on all`",
         )

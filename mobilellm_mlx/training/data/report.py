@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 _BARS = 10
 _MANY = 0.1
 """Share of examples from which on something that they have in common is worth a word."""
+_RARE = 0.01
+"""Share of examples below which it does not matter that they are cut."""
 _FEW = 50
+_ALIKE = 3
+"""Answers that are the same, at least, before that is worth a word."""
 _SHOWN_PLACES = 5
 _KEPT_ANSWERS = 60
 _REFUSAL = re.compile(
@@ -128,14 +132,15 @@ class DataReport:
         return asdict(self)
 
 
-def make_report(piles: Mapping[str, Pile], config: TrainConfig, limit: int) -> DataReport:
+def make_report(piles: Mapping[str, Pile], config: TrainConfig, context: int) -> DataReport:
     """Look at everything that was read.
 
     Args:
         piles: examples by split, with what was noticed while they were read.
         config: that they were read with.
-        limit: the longest example that was allowed.
+        context: longest example that the model can take.
     """
+    limit = min(config.max_tokens, context)
     lengths = {split: sorted(_lengths(pile)) for split, pile in piles.items()}
     every = sorted(length for each in lengths.values() for length in each)
     splits = {split: _split(pile, lengths[split]) for split, pile in piles.items()}
@@ -150,7 +155,7 @@ def make_report(piles: Mapping[str, Pile], config: TrainConfig, limit: int) -> D
         _histogram(every),
         limit,
         leaks,
-        _warnings(piles, splits, leaks, every, limit, config),
+        _warnings(piles, splits, leaks, every, limit, context),
         _notes(piles, config),
     )
 
@@ -215,9 +220,9 @@ def _warnings(
     leaks: Mapping[str, int],
     lengths: Sequence[int],
     limit: int,
-    config: TrainConfig,
+    context: int,
 ) -> list[str]:
-    said = [*_about_length(splits, lengths, limit), *_about_lines(piles)]
+    said = [*_about_length(splits, lengths, limit, context), *_about_lines(piles)]
     changed = sum(pile.notes.changed for pile in piles.values())
     if changed:
         said.append(
@@ -237,14 +242,14 @@ def _warnings(
     count = splits["train"].examples
     if count < _FEW:
         said.append(
-            f"{count} examples are few to train on; a model learns them by heart "
+            f"{_examples(count)} few to train on; a model learns them by heart "
             f"({_FEW} are little, some hundreds begin to be enough)"
         )
     return said
 
 
 def _about_length(
-    splits: Mapping[str, SplitReport], lengths: Sequence[int], limit: int
+    splits: Mapping[str, SplitReport], lengths: Sequence[int], limit: int, context: int
 ) -> Iterable[str]:
     cut = sum(split.cut + split.unlearnable for split in splits.values())
     if not cut:
@@ -252,11 +257,18 @@ def _about_length(
     share = cut / len(lengths)
     lost = sum(split.tokens_lost for split in splits.values())
     text = (
-        f"{cut:,} examples ({share:.1%}) are longer than {limit:,} tokens and were cut; "
-        f"{lost:,} tokens are lost"
+        f"{_examples(cut)} longer than {limit:,} tokens and cut ({share:.1%}); "
+        f"{lost:,} {'token is' if lost == 1 else 'tokens are'} lost"
     )
     better = suggested_max_tokens(lengths)
-    yield f"{text}. `--max-tokens {better}` would cut fewer than 1 %" if share >= 0.01 else text
+    if limit >= context:
+        yield f"{text}. That is the model's context: it reads no longer ones"
+    elif share < _RARE:
+        yield text
+    elif better > context:
+        yield f"{text}. `--max-tokens {context}` is the most: the model's context"
+    else:
+        yield f"{text}. `--max-tokens {better}` would cut fewer than 1 %"
 
 
 def _about_lines(piles: Mapping[str, Pile]) -> Iterable[str]:
@@ -280,8 +292,9 @@ def _about_answers(piles: Mapping[str, Pile]) -> Iterable[str]:
     if total < _BARS:
         return
     mark, count = counted.most_common(1)[0]
-    if count >= max(_MANY * total, 2):
-        yield f"{count / total:.0%} of the answers are the same: \u201c{heard.get(mark, '')}\u201d"
+    # One that is in every file only once was not kept: nothing to show, and nothing to worry about.
+    if count >= max(_MANY * total, _ALIKE) and heard.get(mark):
+        yield f"{count / total:.0%} of the answers are the same: \u201c{heard[mark]}\u201d"
     refusals = sum(pile.notes.refusals for pile in piles.values())
     if refusals >= _MANY * total:
         yield (
@@ -295,7 +308,8 @@ def _notes(piles: Mapping[str, Pile], config: TrainConfig) -> list[str]:
     divided = sum(pile.notes.divided for pile in piles.values())
     if divided:
         said.append(
-            f"{divided:,} conversations became one example for each answer: the chat template "
+            f"{divided:,} {'conversation' if divided == 1 else 'conversations'} became one example "
+            "for each answer: the chat template "
             "shows earlier answers differently from the last one"
         )
     return said

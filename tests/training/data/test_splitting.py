@@ -97,7 +97,7 @@ def test_an_example_that_is_cut_before_its_answer_is_left_out(tmp_path: Path) ->
     assert [example.source for example in data.train] == ["d.jsonl:1"]
     assert data.report.splits["train"].unlearnable == 1
     assert any("d.jsonl:2" in warning for warning in data.report.warnings)
-    with pytest.raises(DataError, match="nothing to learn: all of its 1 examples"):
+    with pytest.raises(DataError, match="nothing to learn: its only example is"):
         load(write_lines(tmp_path / "d.jsonl", rows[1:]), max_tokens=100)
 
 
@@ -120,6 +120,39 @@ def test_one_sided_answers_and_duplicates_are_told(tmp_path: Path) -> None:
     assert "1 example is there more than once" in said
     assert "33% of the answers are the same: \u201cI\u2019m sorry, I can't.\u201d" in said
     assert "33% of the answers refuse" in said
+
+
+def test_an_answer_that_is_there_twice_is_no_matter(tmp_path: Path) -> None:
+    rows = [*pairs(14), *({"prompt": f"again {n}", "completion": "Yes."} for n in range(2))]
+    write_lines(tmp_path / "train.jsonl", rows)
+    write_lines(tmp_path / "valid.jsonl", pairs(4))  # what is in both files once is not quoted
+    said = " ".join(load(tmp_path).report.warnings)
+    assert "are the same" not in said
+    write_lines(tmp_path / "train.jsonl", [*rows, {"prompt": "and again", "completion": "Yes."}])
+    assert "14% of the answers are the same: \u201cYes.\u201d" in " ".join(
+        load(tmp_path).report.warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "context", "advice"),
+    [
+        (64, 1024, "`--max-tokens 448` would cut fewer than 1 %"),
+        (64, 200, "`--max-tokens 200` is the most: the model's context"),
+        (200, 200, "That is the model's context"),
+        (1024, 200, "That is the model's context"),
+    ],
+)
+def test_no_more_tokens_are_suggested_than_the_model_can_read(
+    tmp_path: Path, max_tokens: int, context: int, advice: str
+) -> None:
+    rows = [*pairs(9), {"prompt": "long", "completion": "a " * 200}]
+    report = load(
+        write_lines(tmp_path / "d.jsonl", rows), max_tokens=max_tokens, context=context
+    ).report
+    [warning] = [each for each in report.warnings if "1 example is longer than" in each]
+    assert advice in warning
+    assert warning.count("--max-tokens") == (context != min(max_tokens, context))
 
 
 def test_a_good_data_set_gets_no_warning(tmp_path: Path) -> None:

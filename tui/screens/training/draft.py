@@ -131,7 +131,11 @@ class Draft:
             ),
         ]
         rest = [name for name in _OPTIONS if name not in FIRST]
-        lines = [*own, *map(self._option_line, FIRST), self._line("name", self.name, "chosen for you")]
+        lines = [
+            *own,
+            *map(self._option_line, FIRST),
+            self._line("name", self.name, "chosen for you"),
+        ]
         shown = "hide" if self.unfolded else f"{len(rest)} more"
         lines.append(self._line(MORE, shown))
         return [*lines, *map(self._option_line, rest)] if self.unfolded else lines

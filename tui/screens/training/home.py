@@ -22,7 +22,7 @@ from ...text import printable
 from ...training import TrainingBoard
 from ...widgets.models import actions_line, labelled
 from ..dialogs import Confirm
-from .words import loss_words, run_line, runs_columns
+from .words import counted, loss_words, run_line, runs_columns
 
 NEW = "new"
 

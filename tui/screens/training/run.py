@@ -24,6 +24,7 @@ from ...training import TrainingBoard
 from ...trainlog import Curve, Story
 from ...widgets.models import actions_line
 from .words import (
+    counted,
     duration,
     figures_block,
     figures_line,
@@ -319,4 +320,6 @@ def _ending(row: RunStatus, story: Story) -> str:
         )
     made = f". It is in the registry as `{end.adapter}`" if end.adapter else ""
     made = f". The new model is {end.model_path}" if end.model_path else made
-    return printable(f"{row.state.capitalize()} after {counted(end.step, 'step')} {took}{fell}{made}.")
+    return printable(
+        f"{row.state.capitalize()} after {counted(end.step, 'step')} {took}{fell}{made}."
+    )
