@@ -3,7 +3,9 @@
     pip install resvg-py && python docs/make_pictures.py FONT_DIRECTORY
 
 FONT_DIRECTORY holds DejaVu Sans Mono (Debian: fonts-dejavu-core), in which the terminal is drawn.
-The history is made on the spot and forgotten; what the model says is what it says.
+The history is made on the spot and forgotten; what the model says is what it says. The training is
+the run `tools` of whoever runs this (docs/training.md says how it is made); without it, its picture
+stays as it is.
 """
 
 from __future__ import annotations
@@ -11,14 +13,21 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mobilellm_mlx.chat.store import Store
 from mobilellm_mlx.cli.demo import Demo
 from mobilellm_mlx.cli.shared import resolve_model
 from mobilellm_mlx.cli.shelf import Shelf
+from mobilellm_mlx.cli.workshop import Workshop
 from mobilellm_mlx.engine import Engine
+from mobilellm_mlx.errors import TrainingError
+from mobilellm_mlx.training.runs import Run
+
+if TYPE_CHECKING:
+    from tui.app import MobileLLMApp
 
 CHATS = (
     ("Why is the sea salty? One sentence.",),
@@ -30,6 +39,8 @@ CHATS = (
     ),
 )
 OVERRIDES = {"seed": 1, "max_tokens": 120}
+RUN = "tools"
+"""A training that is shown if it is here."""
 
 
 async def draw(engine: Engine) -> dict[str, str]:
@@ -39,7 +50,7 @@ async def draw(engine: Engine) -> dict[str, str]:
     from tui.screens.approval import ApprovalScreen
     from tui.screens.demo import DemoScreen
 
-    house = House(store=Store(), shelf=Shelf(), demo=lambda: Demo(engine))
+    house = House(store=Store(), shelf=Shelf(), demo=lambda: Demo(engine), workshop=Workshop())
     app = MobileLLMApp(engine, house=house, overrides=OVERRIDES, title="smollm2-135m")
     pictures = {}
     async with app.run_test(size=(112, 32)) as pilot:
@@ -81,7 +92,33 @@ async def draw(engine: Engine) -> dict[str, str]:
         await pilot.press(*["up"] * 4)
         await pilot.pause(0.5)
         pictures["tools"] = app.export_screenshot(title="mobilellm")
+        if is_trained():
+            pictures["training"] = await draw_run(app, until)
     return pictures
+
+
+def is_trained() -> bool:
+    """Whether there is a finished run to show; says so if not."""
+    try:
+        state = Run.open(RUN).status().state
+    except TrainingError:
+        state = None
+    if state != "finished":
+        sys.stderr.write(f"training.png stays as it is: there is no finished run `{RUN}`\n")
+    return state == "finished"
+
+
+async def draw_run(app: MobileLLMApp, until: Callable[[Any], Awaitable[None]]) -> str:
+    """The picture of the run, as SVG."""
+    from tui.screens.training import RunScreen
+    from tui.widgets.plot import Plot
+
+    await until(lambda: app.trainings.get(RUN))
+    app.chat.trains.open_run(RUN)
+    await until(lambda: isinstance(app.screen, RunScreen))
+    shown = app.screen
+    await until(lambda: shown.story.summary and shown.query(Plot))
+    return app.export_screenshot(title="mobilellm")
 
 
 def main() -> None:

@@ -321,8 +321,7 @@ SCHEMA: tuple[Setting, ...] = (
         "tools.adapter",
         "text",
         "Adapter for calls",
-        "Put on while calls are asked for, with the manner auto: auto is the newest that fits the "
-        "model, none is none, or a name of `mobilellm adapters list`.",
+        "On while calls are asked for: auto is the newest that fits the model; none, or a name.",
         default="auto",
     ),
     Setting(

@@ -433,7 +433,7 @@ def test_a_full_disk_is_an_error_and_the_checkpoint_before_stands(tmp_path, monk
     monkeypatch.undo()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
     again = make_trainer(CONFIG, tmp_path)
-    assert again.resume() and again.state.step == 1
+    assert again.resume() and again.state.step == 2
     list(again.run())
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from tui import training
 from tui.house import House
 from tui.screens.compare import CompareScreen
 from tui.screens.training import LeavingScreen
+from tui.widgets.adapters import AdapterRow
 from tui.widgets.plot import Plot
 from tui.workshop import Made
 
@@ -38,9 +40,14 @@ def label(name: str, size: Size) -> str:
 
 
 @pytest.fixture(autouse=True)
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(training, "POLL_EVERY_S", 0.05)
     monkeypatch.setattr(training, "UPDATES_PER_S", 40)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @asynccontextmanager
@@ -61,21 +68,35 @@ async def watched(size: Size, folder: Path, name: str) -> AsyncIterator[Chat]:
         yield chat
 
 
+AGES = {
+    "house-style": timedelta(seconds=5),
+    "tools": timedelta(hours=3),
+    "smollm2-lora": timedelta(days=2),
+    "notes-of-the-garden-club": timedelta(days=9),
+}
+
+
 class StillWorkshop(FakeWorkshop):
     """Its runs are in the same place, and as old, every time."""
 
-    AGES = timedelta(seconds=5), timedelta(hours=3), timedelta(days=2), timedelta(days=9)
-
     def runs(self) -> list[RunStatus]:
         now = datetime.now(UTC)
+        rows = sorted(super().runs(), key=lambda row: AGES[row.name])
         return [
-            replace(row, path=Path("/runs") / row.name, updated=now - age, pid=None)
-            for row, age in zip(sorted(super().runs(), key=_age), self.AGES, strict=True)
+            replace(row, path=Path("/runs") / row.name, updated=now - AGES[row.name])
+            for row in rows
         ]
 
 
-def _age(row: RunStatus) -> int:
-    return ("house-style", "tools", "smollm2-lora", "notes-of-the-garden-club").index(row.name)
+class StillRack(Rack):
+    """Its adapters lie in the same place every time."""
+
+    def rows(self) -> list[AdapterRow]:
+        rows = super().rows()
+        return [
+            replace(row, info=replace(row.info, path=Path("/adapters") / row.info.name))
+            for row in rows
+        ]
 
 
 # ---------------------------------------------------------------- the runs
@@ -117,7 +138,7 @@ async def test_a_training_that_does_not_fit_looks_as_agreed(
     tmp_path: Path, snapshot: Compare
 ) -> None:
     workshop = FakeWorkshop(replace(CHECKUP, estimate=TOO_BIG))
-    async with shown(Bench(workshop, tmp_path), (120, 40)) as chat:
+    async with shown(Bench(workshop, tmp_path, chats=12), (120, 40)) as chat:
         await open_form(chat)
         await chat.press("a")
         await chat.until(lambda: "fewer settings" in chat.text())
@@ -199,15 +220,13 @@ async def test_two_answers_side_by_side_look_as_agreed(
 
 
 @SIZES
-async def test_the_adapters_look_as_agreed(
-    size: Size, tmp_path: Path, snapshot: Compare, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_adapters_look_as_agreed(size: Size, tmp_path: Path, snapshot: Compare) -> None:
     wardrobe = Wardrobe(tmp_path)
     wardrobe.put("house-style")
     wardrobe.put("garden-club", scores={"best_loss": 1.2345, "best_step": 90})
     wardrobe.put("tools", shipped=True, tools={"style": "paper", "only_calls": True})
     wardrobe.put_elsewhere("maths")
     wardrobe.put_damaged("torn")
-    async with shown(Picker(Rack(wardrobe, "house-style")), size) as chat:
+    async with shown(Picker(StillRack(wardrobe, "house-style")), size) as chat:
         await chat.until(lambda: "● house-style" in chat.text())
         await snapshot(chat, label("adapters", size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from math import floor
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from tui.screens.training.words import (
 )
 from tui.shelf import ModelRow
 from tui.trainlog import MOST_POINTS, Series, Story
-from tui.widgets.plot import Scale, thinned, tick_labels
+from tui.widgets.plot import LEFT, Scale, level_scale, thinned, tick_labels
 from tui.workshop import Preset
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -142,6 +143,23 @@ def test_ticks_are_round_and_apart() -> None:
         labels = tick_labels(scale.ticks(2))
         assert len(set(labels)) == len(labels)
         assert max(map(len, labels)) <= 6
+
+
+@pytest.mark.parametrize("rows", [2, 3, 6, 7, 11, 30])
+@pytest.mark.parametrize(
+    ("least", "most"),
+    [(0, 5e-4), (0, 412), (0, 0.94), (1.1, 3.41), (3.41, 3.41), (0, 0), (-2, 3), (0.9, 0.91)],
+)
+def test_numbers_beside_a_curve_stand_at_their_heights(
+    rows: int, least: float, most: float
+) -> None:
+    scale, ticks = level_scale(least, most, rows)
+    places = [scale.at(tick) for tick in ticks]
+    assert len(places) >= (2 if rows >= 4 else 1)
+    assert all(abs(place % 1 - 0.5) < 0.02 for place in places)  # in the middle of a row
+    assert len({floor(a) - floor(b) for a, b in pairwise(places)}) <= 1
+    assert all(0 <= scale.at(value) < rows for value in (least, most, *ticks))
+    assert max(len(label) for label in tick_labels(ticks)) <= LEFT - 2
 
 
 def test_more_points_than_columns_become_their_means() -> None:

@@ -17,10 +17,12 @@ from textual_hires_canvas import Canvas, HiResMode
 
 from ..trainlog import Curve, Series
 
-LEFT = 7
+LEFT = 8
 """Cells for the numbers beside the vertical axis."""
-CELLS_PER_TICK = (14, 2)
-"""That a number along either axis has to itself, at least."""
+CELLS_PER_TICK = 12
+"""That a number along the horizontal axis has to itself, at least."""
+ROWS_PER_TICK = (2, 3, 4)
+"""That one beside the vertical axis may have; all of them the same."""
 MARK, THIN = "●", "─"
 _STEPS = (1, 2, 2.5, 5, 10)
 
@@ -49,6 +51,28 @@ class Scale:
         step = next(unit * each for each in _STEPS if unit * each >= rough * 0.999)
         first, last = ceil(self.least / step - 1e-6), floor(self.most / step + 1e-6)
         return [number * step for number in range(first, last + 1)]
+
+
+def level_scale(least: float, most: float, rows: int) -> tuple[Scale, list[float]]:
+    """A vertical axis on ``rows`` rows, as fine as holds both values, and its ticks.
+
+    Every tick is a round number in the middle of a row, and all are equally many rows apart.
+    """
+    span = max(most - least, abs(most) / 20)
+    span = span if span > 1e-12 else 1.0
+    unit = floor(log10(span / rows))
+    gaps = [gap for gap in ROWS_PER_TICK if gap <= rows // 2] or ROWS_PER_TICK[:1]
+    steps = [10.0**power * each for power in range(unit, unit + 3) for each in _STEPS[:-1]]
+    row, gap, step = next(
+        (row, gap, step)
+        for row, gap, step in sorted((step / gap, gap, step) for step in steps for gap in gaps)
+        if row * rows >= span and most <= (floor(least / row + 0.5) + rows - 0.5) * row
+    )
+    lowest = floor(least / row + 0.5)
+    # A little less than all rows: the lowest value is still within the last one.
+    scale = Scale((lowest - 0.5) * row, (lowest + rows - 0.5) * row, rows - 0.01, 0.0)
+    first = ceil(lowest / gap)
+    return scale, [step * number for number in range(first, (lowest + rows - 1) // gap + 1)]
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
@@ -151,8 +175,10 @@ class Plot(Vertical):
             points = [point for _, line in lines for point in line]
             if not points:
                 return
-            across, up = _scales(points, size.width, size.height, self._from_zero)
-            self._draw_axes(across, up, size.height)
+            values = [value for _, value in points] + ([0.0] if self._from_zero else [])
+            across = Scale(0.0, max(at for at, _ in points), LEFT, size.width - 0.6)
+            up, ticks = level_scale(min(values), max(values), size.height - 1)
+            self._draw_axes(across, up, ticks, size.height)
             for curve, line in sorted(lines, key=lambda each: each[0].marked):
                 self._draw_line(curve, [(across.at(x), up.at(y)) for x, y in line])
 
@@ -164,16 +190,15 @@ class Plot(Vertical):
     def _style(self, name: str) -> str:
         return str(self.get_component_rich_style(name, partial=True))
 
-    def _draw_axes(self, across: Scale, up: Scale, height: int) -> None:
+    def _draw_axes(self, across: Scale, up: Scale, levels: list[float], height: int) -> None:
         axis = self._style("plot--axis")
         for row in range(height - 1):
             self._canvas.set_pixel(LEFT - 1, row, "│", axis)
-        ticks = up.ticks(CELLS_PER_TICK[1])
-        for tick, label in zip(ticks, tick_labels(ticks), strict=True):
-            row = min(height - 2, floor(up.at(tick)))
+        for tick, label in zip(levels, tick_labels(levels), strict=True):
+            row = floor(up.at(tick))
             self._canvas.set_pixel(LEFT - 1, row, "┤", axis)
             self._write(label[: LEFT - 2].rjust(LEFT - 2), 0, row)
-        ticks = [tick for tick in across.ticks(CELLS_PER_TICK[0]) if tick == int(tick)]
+        ticks = [tick for tick in across.ticks(CELLS_PER_TICK) if tick == int(tick)]
         for tick, label in zip(ticks, tick_labels(ticks), strict=True):
             start = floor(across.at(tick)) - len(label) // 2
             self._write(label, min(start, self._canvas.size.width - len(label)), height - 1)
@@ -191,16 +216,3 @@ class Plot(Vertical):
         else:
             pairs = [(*before, *after) for before, after in pairwise(line)]
             self._canvas.draw_hires_lines(pairs, hires_mode=HiResMode.BRAILLE, style=style)
-
-
-def _scales(
-    points: Sequence[tuple[float, float]], width: int, height: int, from_zero: bool
-) -> tuple[Scale, Scale]:
-    """Axes that hold all points, with a little air above and below."""
-    steps, values = [x for x, _ in points], [y for _, y in points]
-    least, most = min(values), max(values)
-    least = min(0.0, least) if from_zero else least
-    air = 0.04 * (most - least) or abs(most) * 0.05 or 1.0
-    low = least - air if least - air > 0 or least <= 0 else 0.0
-    across = Scale(min(steps), max(steps), LEFT, width - 0.6)
-    return across, Scale(low, most + air, height - 1.1, 0.0)

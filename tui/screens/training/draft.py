@@ -176,7 +176,7 @@ class Draft:
         """The value of a setting in words."""
         if name == "learning_rate" and value == 0:
             return shown_value(replace(self.config, learning_rate=0.0).rate)
-        return ZERO[name] if value == 0 and name in ZERO else shown_value(value)
+        return ZERO[name] if value == 0 and name in ZERO else shown_value(value) or "none"
 
     def current(self, key: str) -> Any:
         """The value behind a line."""

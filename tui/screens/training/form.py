@@ -165,7 +165,9 @@ class FormScreen(Screen[str | None]):
             await rows.remove_children()
             await rows.mount_all([FormRow(line, self._folder) for line in self.draft.lines()])
         found = list(self.query(FormRow))
-        next((row for row in found if row.line.key == key), found[0]).focus()
+        row = next((row for row in found if row.line.key == key), found[0])
+        row.focus(scroll_visible=False)  # where it is, is known after the next refresh
+        self.call_after_refresh(row.scroll_visible, animate=False)
         self._draw()
 
     def _show(self) -> None:
@@ -334,6 +336,7 @@ class FormScreen(Screen[str | None]):
         """Show or hide the settings that matter less."""
         key = self._row.line.key if self._row is not None else ""
         self.draft.unfolded = not self.draft.unfolded
+        self.set_class(self.draft.unfolded, "-all")
         await self._fill(key)
 
     @on(Row.Typed)

@@ -114,7 +114,7 @@ class RunsScreen(Screen[None]):
             )
             first = 1 if len(ids) > 1 else 0
             self._list.highlighted = ids.index(before) if before in ids else first
-        self._columns.update(runs_columns(width))
+        self._columns.update(runs_columns(width) if lines else "")
         self._head.update(Content.styled("Fine-tuning", "bold $primary"))
         self._describe()
 
@@ -213,7 +213,8 @@ def describe_run(row: RunStatus) -> list[tuple[str, str]]:
     best = (
         f"{loss_words(row.best_loss)} at step {row.best_step}" if row.best_step is not None else ""
     )
-    loss = f"{loss_words(row.loss)} now" if row.loss is not None else ""
+    last = "now" if row.is_alive else "at the end"
+    loss = f"{loss_words(row.loss)} {last}" if row.loss is not None else ""
     lines = [
         ("state", row.state),
         ("why", row.reason),

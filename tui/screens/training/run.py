@@ -211,7 +211,8 @@ class RunScreen(Screen[None]):
             at = self._round if self._round in story.samples else rounds[-1]
             place = f"{rounds.index(at) + 1} of {len(rounds)}"
             head = Content.assemble((f"Answers at step {at:,}", "bold"), (f"  {place}", "dim"))
-            parts.append(Content("\n").join([head, sample_content(story.samples[at])]))
+            width = self._head.size.width - 1  # the scrollbar comes and goes
+            parts.append(Content("\n").join([head, sample_content(story.samples[at], width)]))
         elif row.is_alive and story.started is None:
             parts.append(Content.styled("Reading model and data …", "dim"))
         notes = [printable(note) for note in story.notes[-MOST_NOTES_SHOWN:]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 from math import isfinite
@@ -16,7 +17,7 @@ from mobilellm_mlx.training.status import RunStatus, State
 from ...messages import Problem
 from ...text import Segment, fit, meter, printable
 from ...trainlog import Story
-from ...widgets.models import labelled, shorten
+from ...widgets.models import LABEL, labelled, shorten
 from ...workshop import Checkup, Piece
 from .draft import title
 
@@ -76,12 +77,14 @@ def ago(then: datetime, now: datetime) -> str:
     seconds = (now - then).total_seconds()
     if seconds < 90:
         return "now"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min ago"
     if seconds < 86_400:
-        return f"{duration(seconds)} ago"
+        return f"{seconds / 3600:.0f} h ago"
     return f"{seconds / 86_400:.0f} days ago" if seconds < 172_800 * 15 else f"{then:%Y-%m-%d}"
 
 
-_COLUMNS = (("step", 11, 34), ("best", 7, 48), ("kind", 4, 58), ("last word", 11, 66))
+_COLUMNS = (("step", 11, 34), ("best", 6, 48), ("kind", 4, 58), ("last word", 11, 66))
 """Title, cells, and the least width of the line that has room for it."""
 _WORDS_FROM = 48
 """Below that, the state of a run is a sign; the word stands under the list."""
@@ -235,7 +238,7 @@ def problem_content(problem: Problem) -> Content:
     return Content.assemble((printable(problem.text), "bold $text-error"), printable(hint))
 
 
-def sample_content(samples: Sequence[Sampled]) -> Content:
+def sample_content(samples: Sequence[Sampled], width: int) -> Content:
     """Sample answers beside what was asked and what was expected."""
     rows: list[Content] = []
     for sample in samples:
@@ -246,7 +249,8 @@ def sample_content(samples: Sequence[Sampled]) -> Content:
             ("expected", sample.expected, "dim"),
         ):
             words = " ".join(printable(text).split())
-            if words:
-                line = Content.assemble((f"{label:<9}", "dim"), (words, style))
-                rows.append(line)
+            lines = textwrap.wrap(words, max(8, width - LABEL)) if words else []
+            for number, line in enumerate(lines):
+                first = "" if number else label
+                rows.append(Content.assemble((f"{first:<{LABEL}}", "dim"), (line, style)))
     return Content("\n").join(rows)
