@@ -27,6 +27,7 @@ T = TypeVar("T")
 def on_thread(function: Callable[[], T]) -> Future[T]:
     """Run ``function`` on a thread of its own that leaving the program does not wait for."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # whoever stops waiting must not cancel it in mid-work
 
     def run() -> None:
         try:

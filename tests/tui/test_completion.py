@@ -474,3 +474,11 @@ def test_a_command_without_an_argument_completes_without_a_space():
     command = Command("x", "Does something")
     request = find_request("/", 1, True, [command])
     assert [c.insert for c in completing.command_choices(request, [command])] == ["/x"]
+
+
+def test_work_that_nobody_waits_for_any_more_ends_quietly() -> None:
+    may_end = threading.Event()
+    future = completing.on_thread(lambda: may_end.wait(5))
+    assert not future.cancel()
+    may_end.set()
+    assert future.result(5)

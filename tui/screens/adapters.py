@@ -87,6 +87,8 @@ class AdaptersScreen(ModalScreen[Chosen | None]):
         self._rows: list[AdapterRow] = []
         self._is_loaded = False
         self._said = ""
+        self._said_of: str | None = None
+        """The adapter that was pointed at then."""
         self._list = AdapterList(compact=True, markup=False)
         self._columns = Static("", id="adapter-columns", markup=False)
         self._title = Static("", id="adapter-name", markup=False)
@@ -164,7 +166,8 @@ class AdaptersScreen(ModalScreen[Chosen | None]):
 
     @on(OptionList.OptionHighlighted)
     def point(self) -> None:
-        self._said = ""
+        if self._pointed_id != self._said_of:
+            self._said = ""
         self._describe()
         self.query_one("#adapter-detail").scroll_home(animate=False)
 
@@ -172,7 +175,7 @@ class AdaptersScreen(ModalScreen[Chosen | None]):
         if isinstance(problem, Exception):
             told = Problem.of(problem)
             problem = f"{told.text}\n{told.hint}" if told.hint else told.text
-        self._said = printable(problem)
+        self._said, self._said_of = printable(problem), self._pointed_id
         self._describe()
 
     def _describe(self) -> None:

@@ -28,6 +28,7 @@ from ..dialogs import Confirm
 from ..settings.row import Row
 from .draft import MORE, Draft, shown_value
 from .fields import FormRow, FormRows
+from .headline import Headline
 from .words import as_in_form, checkup_content, counted, problem_content, shortage_words
 
 BESIDE_FROM = 100
@@ -103,7 +104,7 @@ class FormScreen(Screen[str | None]):
         self._begins = False
         """Whether the run is being made."""
         self._said = ""
-        self._head = Static("", id="head", markup=False)
+        self._head = Headline()
         self._help = Static("", id="help", markup=False)
         self._report = Static("", id="report-text", markup=False)
         self._actions = Static("", id="actions", markup=False)
@@ -177,6 +178,7 @@ class FormScreen(Screen[str | None]):
         self._check()
         self._draw()
 
+    @on(Headline.Resized)
     def _draw(self) -> None:
         width = max(10, self._head.size.width)
         title = Content.styled("Train a model", "bold $primary")

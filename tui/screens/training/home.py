@@ -22,6 +22,7 @@ from ...text import printable
 from ...training import TrainingBoard
 from ...widgets.models import actions_line, labelled
 from ..dialogs import Confirm
+from .headline import Headline
 from .words import counted, loss_words, run_line, runs_columns
 
 NEW = "new"
@@ -71,7 +72,7 @@ class RunsScreen(Screen[None]):
         self._open_form = open_form
         self._said = ""
         self._shown: list[Content] = []
-        self._head = Static("", id="head", markup=False)
+        self._head = Headline()
         self._columns = Static("", id="columns", markup=False)
         self._list = RunList(compact=True, markup=False)
         self._about = Static("", id="about", markup=False)
@@ -97,6 +98,7 @@ class RunsScreen(Screen[None]):
 
     # ---------------------------------------------------------------- what is shown
 
+    @on(Headline.Resized)
     @on(TrainingBoard.Changed)
     @on(TrainingBoard.Ended)
     def _build(self) -> None:

@@ -23,6 +23,7 @@ from ...text import Segment, fit, printable
 from ...training import TrainingBoard
 from ...trainlog import Curve, Story
 from ...widgets.models import actions_line
+from .headline import Headline
 from .words import (
     counted,
     duration,
@@ -83,7 +84,7 @@ class RunScreen(Screen[None]):
         self._round: int | None = None
         """The step whose sample answers are shown; None: the last ones."""
         self._plots: list[Plot] = []
-        self._head = Static("", id="head", markup=False)
+        self._head = Headline()
         self._progress = Static("", id="progress", markup=False)
         self._figures = Static("", id="figures", markup=False)
         self._told = Static("", id="told", markup=False)
@@ -134,6 +135,7 @@ class RunScreen(Screen[None]):
         """What it has told."""
         return self._board.story(self.run_name)
 
+    @on(Headline.Resized)
     @on(TrainingBoard.Ended)
     @on(TrainingBoard.Changed)
     def _draw(self) -> None:
