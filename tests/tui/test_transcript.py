@@ -360,6 +360,24 @@ async def test_a_place_far_above_is_found_and_brought_into_view():
         assert transcript.follows_end
 
 
+async def test_no_message_counts_twice_while_widgets_come_and_go(monkeypatch):
+    async with Harness().run_test(size=(80, 24)) as pilot:
+        transcript = pilot.app.transcript
+        await transcript.show(chat(60))
+        replace, counts = transcript._replace, []
+
+        async def watched(*sides):
+            counts.append(len(transcript.said))  # data and widgets are between two states
+            await replace(*sides)
+
+        monkeypatch.setattr(transcript, "_replace", watched)
+        await transcript.reveal(transcript.find("answer 3.")[0])
+        await until(pilot, lambda: "Answer 3." in screen_text(pilot.app))
+        transcript.scroll_end(animate=False)
+        await until(pilot, lambda: not transcript.query(Gap))
+        assert counts and max(counts) == 120
+
+
 async def test_a_place_inside_a_long_answer_that_rests_is_brought_into_view():
     async with Harness().run_test(size=(80, 24)) as pilot:
         transcript = pilot.app.transcript

@@ -125,14 +125,18 @@ class Window(VerticalScroll, can_focus=False):
 
     @property
     def said(self) -> list[Said]:
-        """All messages, in order."""
+        """All messages, in order, each once.
+
+        While widgets come and go a message may stand both among them and among the data.
+        """
         above, end = self._sides()
-        return [
+        everything = (
             *self._earlier,
             *(block.said for block in above),
             *self._left_out,
             *(block.said for block in end),
-        ]
+        )
+        return list({id(said): said for said in everything}.values())
 
     def _sides(self) -> tuple[list[Block], list[Block]]:
         """The blocks above the gap, none when there is no gap, and those of the end."""
