@@ -466,8 +466,6 @@ class TrainSummary(Summary):
     reason: TrainEnd = "finished"
     adapter: str | None = None
     """Name of the adapter in the registry; None where none was made."""
-    model_path: str | None = None
-    """Directory of the new model, after full fine-tuning."""
     step: int = 0
     steps: int = 0
     tokens: int = 0

@@ -273,8 +273,6 @@ def describe(event: TrainSummary, run: Run) -> Iterator[str]:
     yield f"run: {_short(run.path)}"
     if event.adapter:
         yield f"use it: mobilellm chat{_model_argument(run)} --adapter {event.adapter}"
-    elif event.model_path:
-        yield f"use it: mobilellm chat {shlex.quote(event.model_path)}"
     elif event.reason == "stopped" and event.first_loss is not None:
         first_at = min(run.config.validation_interval(event.steps), event.steps)
         if event.step < first_at:

@@ -37,10 +37,11 @@ from mobilellm_mlx.models.uncached import packs
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 from mobilellm_mlx.training.checkpoint import WEIGHTS, Checkpoints, read_arrays
 from mobilellm_mlx.training.config import TrainConfig
+from mobilellm_mlx.training.control import Want
 from mobilellm_mlx.training.data import Data, data_sha256, load_data
 from mobilellm_mlx.training.estimate import estimate_memory
 from mobilellm_mlx.training.helping import digest, hear, tell
-from mobilellm_mlx.training.loop import Trainer, Want
+from mobilellm_mlx.training.loop import Trainer
 from mobilellm_mlx.training.runs import Run
 from mobilellm_mlx.training.workers import Workers, join_workers
 

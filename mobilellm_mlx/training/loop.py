@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mobilellm_mlx.backend import (
     allocation_errors,
@@ -47,6 +47,7 @@ from mobilellm_mlx.training.checkpoint import (
     read_state,
 )
 from mobilellm_mlx.training.config import TrainConfig
+from mobilellm_mlx.training.control import Want
 from mobilellm_mlx.training.data.example import Example
 from mobilellm_mlx.training.guard import complaint, forget
 from mobilellm_mlx.training.loss import only_loss, summed_loss
@@ -58,7 +59,6 @@ from mobilellm_mlx.training.optimizer import (
 )
 from mobilellm_mlx.training.workers import WorkerLost, Workers
 
-Want = Literal["run", "pause", "stop"]
 _POLL_S = 0.3
 REMEDIES = (
     "use a smaller `--batch-size` (with `--accumulate` the steps stay the same), a smaller "
@@ -121,8 +121,7 @@ class Trainer:
         """Take up the newest checkpoint; whether there was one.
 
         Raises:
-            TrainingError: when it does not fit this training.
-            WeightsError: when it is damaged.
+            TrainingError: when it is damaged or does not fit this training.
         """
         path = self._checkpoints.latest()
         if path is not None:
@@ -310,14 +309,11 @@ class Trainer:
             learned += batch.learned
             total += batch.total
         if summed is None:  # fewer rows than processes
-            zeros = [(n, mx.zeros_like(a)) for n, a in tree_flatten(self._trainable())]
-            summed = tree_unflatten(zeros)
+            flat = tree_flatten(self._model.trainable_parameters())
+            summed = tree_unflatten([(name, mx.zeros_like(array)) for name, array in flat])
         if mx.get_cache_memory() > mx.get_active_memory():
             mx.clear_cache()
         return summed, loss_sum, learned, total
-
-    def _trainable(self) -> Any:
-        return self._model.trainable_parameters()
 
     def _key(self, number: int) -> mx.array:
         """Dropout follows from the place in the run, so that going on needs nothing remembered."""

@@ -402,6 +402,8 @@ async def test_a_question_without_room_for_the_list_is_read_by_pages(open_picker
         await eyes.until(lambda: eyes.screen._asked and eyes.list.size.height == 0)
         detail = eyes.screen.query_one("#detail")
         detail.styles.height = 1  # else all of it fits
+        # Pages are as long as what is shown, so both have to be turned after that has shrunk.
+        await eyes.until(lambda: detail.scrollable_content_region.height == 1)
         await eyes.press("pagedown")
         await eyes.until(lambda: detail.scroll_y > 0)
         await eyes.press("pageup")

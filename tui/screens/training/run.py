@@ -322,7 +322,6 @@ def _ending(row: RunStatus, story: Story) -> str:
             f"; loss on unseen examples {loss_words(end.first_loss)} → {loss_words(end.best_loss)}"
         )
     made = f". It is in the registry as `{end.adapter}`" if end.adapter else ""
-    made = f". The new model is {end.model_path}" if end.model_path else made
     return printable(
         f"{row.state.capitalize()} after {counted(end.step, 'step')} {took}{fell}{made}."
     )
