@@ -27,6 +27,7 @@ from mobilellm_mlx.options import GenerationOptions, LoadOptions
 if TYPE_CHECKING:
     from mobilellm_mlx.adapters.wearing import Wardrobe
     from mobilellm_mlx.decoding import Generator
+    from mobilellm_mlx.decoding.likelihood import Row
 
 Work = Callable[[], Iterator[Event]]
 Wearing = Path | Literal["same"] | None
@@ -205,6 +206,23 @@ class Engine:
     ) -> Iterator[Event]:
         cancel = cancel or threading.Event()
         return self._submit(lambda: self._worker.complete(text, options, cancel, grammar), cancel)
+
+    def judge(
+        self,
+        groups: Sequence[Sequence[Row]],
+        cancel: threading.Event | None = None,
+        *,
+        batch_tokens: int | None = None,
+    ) -> Iterator[Event]:
+        """How likely the model finds the ends of sequences; a ``Judged`` for each group.
+
+        Args:
+            groups: of sequences; what all of a group begin with is read once.
+            cancel: stops it after the batch that is being read.
+            batch_tokens: to read at once; None for what suits the backend.
+        """
+        cancel = cancel or threading.Event()
+        return self._submit(lambda: self._worker.judge(groups, cancel, batch_tokens), cancel)
 
     def save_cache(self, path: Path) -> Iterator[Event]:
         return self._submit(lambda: self._worker.save_cache(path), threading.Event())
@@ -400,6 +418,14 @@ class _Worker:
         started = time.perf_counter()
         prompt = generator.text_prompt(text)
         yield from generator.generate(prompt, options, cancel, started, grammar=grammar)
+
+    def judge(
+        self, groups: Sequence[Sequence[Row]], cancel: threading.Event, batch_tokens: int | None
+    ) -> Iterator[Event]:
+        from mobilellm_mlx.decoding.likelihood import judge_all
+
+        model = self._ready().loaded.model
+        yield from judge_all(model, groups, cancel, batch_tokens)
 
     def save_cache(self, path: Path) -> Iterator[Event]:
         yield from self._ready().save_cache(path)

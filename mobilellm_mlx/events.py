@@ -440,6 +440,21 @@ class CacheSummary(Summary):
 
 
 @dataclass(frozen=True, slots=True)
+class Judged(Event):
+    """How likely a model finds the ends of sequences that belong together."""
+
+    name = "judged"
+    group: int
+    """Which of those that were asked about, counted from 0."""
+    log_likelihoods: list[float]
+    """Of the judged tokens of each sequence together, in nats; may be NaN."""
+    greedy: list[bool]
+    """Each judged token was the likeliest."""
+    tokens: list[int]
+    """Judged tokens of each sequence."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvalSummary(Summary):
     """The end of an evaluation."""
 

@@ -13,6 +13,7 @@ import click
 
 from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.errors import printable
+from mobilellm_mlx.cli.eval_choice import choice
 from mobilellm_mlx.cli.eval_tables import print_differences, print_list, print_results
 from mobilellm_mlx.cli.shared import (
     adapter_options,
@@ -40,6 +41,9 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @click.group(name="eval")
 def eval_() -> None:
     """Measure what a model can do, and compare the results."""
+
+
+eval_.add_command(choice)
 
 
 @eval_.command("calls")

