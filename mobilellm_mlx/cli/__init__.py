@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import TextIOWrapper
@@ -34,7 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "fuse": ("mobilellm_mlx.cli.fuse:fuse", "Make one model of a model and an adapter."),
     "tools": ("mobilellm_mlx.cli.tools:tools", "List tools and use them by hand."),
     "demo": ("mobilellm_mlx.cli.demo:demo", "See eight small tasks done with tools."),
-    "eval": ("mobilellm_mlx.cli.eval:eval_", "Measure a model: calls of tools."),
+    "eval": (
+        "mobilellm_mlx.cli.eval:eval_",
+        "Measure a model: common sense, perplexity, calls of tools.",
+    ),
     "doctor": ("mobilellm_mlx.cli.doctor:doctor", "Check this machine and this installation."),
 }
 """Verb to where it lives and its line in the help."""
@@ -54,7 +57,15 @@ def _closed_pipes() -> Iterator[None]:
 
 
 class LazyGroup(click.Group):
-    """A group that knows its verbs' names and help lines without importing them."""
+    """A group that knows its verbs' names and help lines without importing them.
+
+    Args:
+        verbs: where each lives and its line in the help, by name.
+    """
+
+    def __init__(self, *args: Any, verbs: Mapping[str, tuple[str, str]], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._verbs = verbs
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _closed_pipes():
@@ -65,19 +76,19 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(self._verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in self._verbs:
             return None
-        module, _, attribute = VERBS[cmd_name][0].partition(":")
+        module, _, attribute = self._verbs[cmd_name][0].partition(":")
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self._verbs.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -87,7 +98,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             from difflib import get_close_matches
 
-            close = get_close_matches(args[0], VERBS, n=1)
+            close = get_close_matches(args[0], self._verbs, n=1)
             if not close:
                 raise
             raise click.UsageError(f"{error.message} Did you mean '{close[0]}'?", ctx) from None
@@ -103,6 +114,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 
 @click.command(
     cls=LazyGroup,
+    verbs=VERBS,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

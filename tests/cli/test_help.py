@@ -15,7 +15,7 @@ ALL = [
     *((verb,) for verb in VERBS),
     *(("models", verb) for verb in ("list", "pull", "show", "rm")),
     *(("tools", verb) for verb in ("list", "show", "call")),
-    *(("eval", verb) for verb in ("calls", "training", "list", "compare")),
+    *(("eval", verb) for verb in ("choice", "calls", "list", "compare", "training")),
     *(("adapters", verb) for verb in ("list", "show", "rename", "rm", "export")),
     *(("train", verb) for verb in ("lora", "dora", "full", "resume", "data", "check")),
     *(("train", verb) for verb in ("pause", "stop", "list", "show", "rm", "recipes")),
@@ -50,7 +50,12 @@ def find(path: tuple[str, ...]) -> click.Command:
 def below(command: click.Command) -> Iterator[tuple[str, ...]]:
     """The paths from a command to itself and to all that a group of them has."""
     yield ()
-    for name, inner in command.commands.items() if isinstance(command, click.Group) else ():
+    if not isinstance(command, click.Group):
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        inner = command.get_command(context, name)
+        assert inner is not None
         yield from ((name, *path) for path in below(inner))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mobilellm_mlx.cli import eval as verb
+from mobilellm_mlx.cli import eval_calls as verb
 from mobilellm_mlx.errors import EngineError
 from mobilellm_mlx.evals.journal import evals_dir
 from mobilellm_mlx.testing import ScriptedEngine

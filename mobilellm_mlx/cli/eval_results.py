@@ -1,0 +1,56 @@
+"""``mobilellm eval list`` and ``compare``: results that were kept."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mobilellm_mlx.cli.errors import printable
+from mobilellm_mlx.cli.eval_tables import print_differences, print_list
+from mobilellm_mlx.cli.shared import debug_option, require_text
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command("list")
+@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
+@_json_option
+@debug_option
+def list_results(limit: int | None, as_json: bool) -> None:
+    """List the results that were kept, the newest first."""
+    from mobilellm_mlx.evals.results import stored_results
+
+    found, wrong = stored_results()
+    for problem in wrong:
+        click.echo(f"note: {printable(problem)}", err=True)
+    briefs = [result.brief() for result in found[:limit]]
+    if as_json:
+        click.echo(json.dumps({"results": briefs}, indent=2))
+    elif not briefs:
+        click.echo("there are no results yet; `mobilellm eval calls` makes some", err=True)
+    else:
+        print_list(briefs)
+
+
+@click.command("compare")
+@click.argument("before", callback=require_text)
+@click.argument("after", callback=require_text)
+@_json_option
+@debug_option
+def compare_results(before: str, after: str, as_json: bool) -> None:
+    """Compare two results, request by request: what AFTER does better or worse than BEFORE.
+
+    Each is a file or the beginning of an id of `mobilellm eval list`.
+    """
+    from dataclasses import asdict
+
+    from mobilellm_mlx.evals.results import compare, find_result
+
+    first, second = find_result(before), find_result(after)
+    differences = compare(first, second)
+    if as_json:
+        rows = [asdict(one) for one in differences]
+        click.echo(json.dumps({"before": first.id, "after": second.id, "metrics": rows}, indent=2))
+        return
+    print_differences(first, second, differences)
