@@ -127,7 +127,10 @@ def save_result(result: EvalResult) -> Path:
     values = {"format": FORMAT, **_finite(asdict(result))}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(values, indent=1))
+            file.flush()
+            os.fsync(file.fileno())
         scratch.replace(path)
     except OSError as error:
         scratch.unlink(missing_ok=True)
@@ -164,7 +167,7 @@ def load_result(path: Path) -> EvalResult:
             str(id): {str(name): _number(value) for name, value in some.items()}
             for id, some in values["scores"].items()
         }
-        return EvalResult(**values)
+        return _typed(EvalResult(**values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"`{path}` is not a result of an evaluation: {error}") from None
 
@@ -235,7 +238,7 @@ def compare(first: EvalResult, second: EvalResult) -> list[Difference]:
         if one != other:
             raise InvalidInput(
                 f"the results are of different {label}, so they do not compare: {one} and {other}",
-                "run both with the same data, `--seed`, `--offer` and version of this program",
+                "run both with the same data, settings, `--seed` and version of this program",
             )
     shared = [id for id in first.scores if id in second.scores]
     if not shared:
@@ -261,6 +264,28 @@ def _difference(
     changes = [new - old for old, new in pairs]
     change = measure(changes, first.seed, shares=False)
     return Difference(name, before, after, change, sign_test(changes))
+
+
+_TEXTS = ("id", "created", "program", "task", "data_sha256", "model", "fingerprint")
+
+
+def _typed(result: EvalResult) -> EvalResult:
+    """The same result, whose fields are what they are taken for.
+
+    Raises:
+        ValueError: when one is not.
+    """
+    fits = {name: isinstance(getattr(result, name), str) for name in _TEXTS}
+    fits["adapter"] = result.adapter is None or isinstance(result.adapter, str)
+    fits["elapsed_s"] = isinstance(result.elapsed_s, int | float)
+    for name in ("task_version", "seed"):
+        fits[name] = isinstance(getattr(result, name), int)
+    for name in ("task_settings", "settings"):
+        fits[name] = isinstance(getattr(result, name), dict)
+    for name, is_fit in fits.items():
+        if not is_fit:
+            raise ValueError(f"its `{name}` is {getattr(result, name)!r:.40}")
+    return result
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, Metric]:

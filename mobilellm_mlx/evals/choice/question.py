@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mobilellm_mlx.decoding.likelihood import Row
-from mobilellm_mlx.tokenizer import Tokenizer
+if TYPE_CHECKING:
+    from mobilellm_mlx.decoding.likelihood import Row
+    from mobilellm_mlx.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,7 @@ class Question:
     """What a model has to choose from.
 
     Attributes:
-        pairs: context and continuation of each answer; likely is judged of the continuations.
+        pairs: context and continuation of each answer; the continuations are judged.
         gold: number of the right answer.
         lengths: of the answers, in characters, by which likelihoods are divided; None where
             answers are compared as they are.
@@ -42,6 +44,8 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Row:
     Raises:
         ValueError: when there is nothing to judge.
     """
+    from mobilellm_mlx.decoding.likelihood import Row  # and with it MLX
+
     stripped = context.rstrip()
     continuation = context[len(stripped) :] + continuation
     before = [*tokenizer.prefix, *tokenizer.encode(stripped)]
@@ -50,10 +54,6 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Row:
     if judged < 1:
         raise ValueError(f"nothing is left to judge of {continuation!r} after its context")
     return Row(tuple(whole), judged)
-
-
-Words = Callable[[str], str]
-_BRACKETS = re.compile(r"\[.*?\]")
 
 
 def encode(tokenizer: Tokenizer, question: Question) -> list[Row]:
@@ -71,20 +71,20 @@ def scores(
     how many bits the right answer takes per byte of its text: it tells small changes of a model
     that choices do not show.
     """
-    nan = float("nan")
-    found = {"acc": nan, "bits_per_byte": nan}
-    if question.lengths is not None:
-        found["acc_norm"] = nan
-    if any(value != value for value in log_likelihoods):
-        return found
-    found["acc"] = float(_likeliest(log_likelihoods) == question.gold)
+    names = (
+        ["acc", "bits_per_byte"]
+        if question.lengths is None
+        else ["acc", "acc_norm", "bits_per_byte"]
+    )
+    if any(map(math.isnan, log_likelihoods)):
+        return dict.fromkeys(names, math.nan)
+    found = {"acc": float(_likeliest(log_likelihoods) == question.gold)}
     if question.lengths is not None:
         pairs = zip(log_likelihoods, question.lengths, strict=True)
         normed = [value / max(length, 1) for value, length in pairs]
         found["acc_norm"] = float(_likeliest(normed) == question.gold)
-    bits = -log_likelihoods[question.gold] / 0.6931471805599453
-    found["bits_per_byte"] = bits / max(bytes_of_gold, 1)
-    return found
+    bits = -log_likelihoods[question.gold] / math.log(2)
+    return {**found, "bits_per_byte": bits / max(bytes_of_gold, 1)}
 
 
 def _likeliest(values: Sequence[float]) -> int:

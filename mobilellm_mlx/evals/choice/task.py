@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mobilellm_mlx.decoding.likelihood import Row
 from mobilellm_mlx.evals.choice.question import Question, encode, scores
 from mobilellm_mlx.evals.task import Request, Response
 from mobilellm_mlx.events import Event, Judged
-from mobilellm_mlx.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from mobilellm_mlx.decoding.likelihood import Row
+    from mobilellm_mlx.tokenizer import Tokenizer
 
 VERSION = 1
 """Of how questions are put and scored."""
 SLICE = 1024
 """Questions that are made into tokens before they are judged."""
 
-Judge = Callable[[Sequence[Sequence[Row]], threading.Event], Iterator[Event]]
+Judge = Callable[["Sequence[Sequence[Row]]", threading.Event], Iterator[Event]]
 """Judges groups of rows: ``Engine.judge``."""
 
 
