@@ -221,8 +221,13 @@ class Difference:
     p: float
 
 
-def compare(first: EvalResult, second: EvalResult) -> list[Difference]:
+def compare(first: EvalResult, second: EvalResult, *, only: str | None = None) -> list[Difference]:
     """What the second run does better or worse than the first, request by request.
+
+    Args:
+        first: a result.
+        second: another.
+        only: this metric; all when None.
 
     Raises:
         InvalidInput: when they did not ask the same.
@@ -237,15 +242,24 @@ def compare(first: EvalResult, second: EvalResult) -> list[Difference]:
     for label, one, other in must_agree:
         if one != other:
             raise InvalidInput(
-                f"the results are of different {label}, so they do not compare: {one} and {other}",
+                f"the results are of different {label}, so they do not compare: "
+                f"{_said(one)} and {_said(other)}",
                 "run both with the same data, settings, `--seed` and version of this program",
             )
     shared = [id for id in first.scores if id in second.scores]
     if not shared:
         raise InvalidInput("the results have no request in common, so they do not compare")
     names = dict.fromkeys(name for id in shared for name in first.scores[id])
-    found = (_difference(name, first, second, shared) for name in names)
+    chosen = [name for name in names if only in (None, name)]
+    found = (_difference(name, first, second, shared) for name in chosen)
     return [difference for difference in found if difference]
+
+
+def _said(value: object) -> str:
+    """A value as a sentence has it."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {one}" for name, one in sorted(value.items())) or "none"
 
 
 def _difference(

@@ -79,6 +79,7 @@ def test_programs_get_events_and_one_summary(run, scripted) -> None:
         "high": 1.0,
         "interval": "wilson",
         "nonfinite": 0,
+        "stderr": None,
     }
     assert found["task_settings"] == {"side": "test", "offer": 5, "choice": "drawn"}
     assert Path(found["path"]).is_file()

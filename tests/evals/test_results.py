@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.errors import InvalidInput, StorageError
 from mobilellm_mlx.evals.results import (
     EvalResult,
     compare,
@@ -69,6 +69,13 @@ def test_a_file_that_is_no_result_is_said_in_a_sentence(tmp_path: Path, text: st
         ("metrics", 3),
         ("scores", {"a": 1}),
         ("scores", {"a": {"b": "x"}}),
+        ("metrics", {"right": {"n": 1, "mean": "x", "low": 0, "high": 1, "interval": "none"}}),
+        ("settings", 3),
+        ("model", None),
+        ("created", ["now"]),
+        ("adapter", 7),
+        ("task_version", "1"),
+        ("elapsed_s", "long"),
     ],
 )
 def test_a_damaged_result_is_said_in_a_sentence(name: str, value: Any) -> None:
@@ -125,3 +132,33 @@ def test_what_did_not_ask_the_same_is_refused(change: dict[str, Any]) -> None:
 def test_models_and_modes_may_differ() -> None:
     other = Subject("slide rule", "fp-9", "adapter", {"mode": "rough"})
     assert compare(result("11"), result("10", other))
+
+
+def test_a_result_without_standard_errors_is_read_and_compared() -> None:
+    path = save_result(result("1011"))
+    values = json.loads(path.read_text())
+    for metrics in (values["metrics"], *values["categories"].values()):
+        for metric in metrics.values():
+            del metric["stderr"]
+    path.write_text(json.dumps(values))
+    old = load_result(path)
+    assert old.metrics["right"].stderr is None
+    assert compare(old, result("1010"))[0].change.mean == pytest.approx(-0.25)
+
+
+def test_other_settings_are_said_in_words() -> None:
+    one, other = (replace(result("11"), task_settings={"form": form}) for form in ("a", "b"))
+    with pytest.raises(InvalidInput, match=r"compare: form a and form b$"):
+        compare(one, other)
+
+
+def test_a_result_that_cannot_be_written_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mobilellm_mlx.evals.results.os.fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        save_result(result("10"))
+    assert list(results_dir().iterdir()) == []
