@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobilellm_mlx.backend import backend, mx
+from mobilellm_mlx.errors import TokenizerError
 from mobilellm_mlx.events import Judged
 from mobilellm_mlx.models import LanguageModel
 from mobilellm_mlx.models.cache import Cache
@@ -173,15 +174,21 @@ def judge(model: LanguageModel, groups: Groups) -> list[list[Likelihood]]:
 
     Returns:
         One for each row, grouped as they came.
+
+    Raises:
+        TokenizerError: for a token that the network does not have.
     """
     rows = [row for group in groups for row in group]
+    for row in rows:
+        _check(row, model.config.vocab_size)
     sums = [_Sum() for _ in rows]
-    shared = [_shared(group) for group in groups for _ in group]  # by row
-    begun = _read_beginnings(model, groups, sums)
-    rests = [at for at, row in enumerate(rows) if shared[at] < len(row.tokens) - 1]
-    origins = [at for at, group in enumerate(groups) for _ in group]
-    for part in _evenly(rests, lambda at: len(rows[at].tokens) - shared[at]):
-        _read_rests(model, part, rows, shared, origins, begun, sums)
+    shared = [_shared(group) for group in groups]
+    begun = _read_beginnings(model, groups, shared, sums)
+    origins = [number for number, group in enumerate(groups) for _ in group]  # by row
+    starts = [shared[number] for number in origins]  # by row
+    rests = [at for at, row in enumerate(rows) if starts[at] < len(row.tokens) - 1]
+    for part in _evenly(rests, lambda at: len(rows[at].tokens) - 1 - starts[at]):
+        _read_rests(model, part, rows, starts, origins, begun, sums)
     found = iter(sums)
     return [
         [Likelihood((one := next(found)).total, one.is_greedy, row.judged) for row in group]
@@ -189,21 +196,28 @@ def judge(model: LanguageModel, groups: Groups) -> list[list[Likelihood]]:
     ]
 
 
+def _check(row: Row, vocab_size: int) -> None:
+    """A tokenizer with gaps can have such tokens; MLX would read past the embedding."""
+    for token in (max(row.tokens), min(row.tokens)):
+        if not 0 <= token < vocab_size:
+            raise TokenizerError(f"token {token} is outside the model's {vocab_size:,} tokens")
+
+
 def _shared(group: Sequence[Row]) -> int:
     """Tokens that all rows of a group begin with, the last of each, which is not read, left out."""
-    first = group[0].tokens
-    most = min(len(row.tokens) for row in group) - 1
-    for at in range(most):
-        if any(row.tokens[at] != first[at] for row in group):
-            return at
-    return most
+    rows = [row.tokens for row in group]
+    most = min(map(len, rows)) - 1
+    # What the first and the last in order begin with, those between them begin with too.
+    pairs = enumerate(zip(min(rows), max(rows), strict=False))
+    return next(at for at, (one, other) in pairs if at == most or one != other)
 
 
-def _read_beginnings(model: LanguageModel, groups: Groups, sums: list[_Sum]) -> list[Cache]:
+def _read_beginnings(
+    model: LanguageModel, groups: Groups, shared: Sequence[int], sums: list[_Sum]
+) -> list[Cache]:
     """Read what each group shares; judge what lies in it or right behind it."""
     kinds = [layer for layer in model.config.layers if layer.attention != "none"]
     caches: list[Cache] = [Shelf(layer) for layer in kinds for _ in range(layer.runs)]
-    shared = [_shared(group) for group in groups]
     if not any(shared):
         return make_uncached(model.config)
     hidden = model.hidden(
@@ -212,7 +226,7 @@ def _read_beginnings(model: LanguageModel, groups: Groups, sums: list[_Sum]) -> 
     wishes, at = [], 0
     for number, (group, length) in enumerate(zip(groups, shared, strict=True)):
         for row in group:
-            for place in range(max(len(row.tokens) - row.judged, 1), length + 1):
+            for place in range(len(row.tokens) - row.judged, length + 1):
                 wishes.append(_Wish((number, place - 1), at, row.tokens[place]))
             at += 1
     _grant(model, hidden, wishes, sums)
@@ -275,7 +289,7 @@ def _grant(
         at = mx.array([places[wish.place] - first for wish in some])
         tokens = mx.array([wish.token for wish in some])
         found = logits[at, tokens] - sizes[at]
-        likeliest = best[at] == tokens
+        likeliest = (best[at] == tokens) & ~mx.isnan(found)  # of NaN the first counts as best
         mx.eval(found, likeliest)
         values: Any = found.tolist()
         hits: Any = likeliest.tolist()
@@ -284,9 +298,16 @@ def _grant(
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> mx.array:
-    """Ids (B, L), short rows filled up behind, where no earlier token sees it."""
+    """Ids (B, L), short rows filled up behind, where no earlier token sees it.
+
+    They are filled with their own last token: what is not seen is multiplied by zero, and of a
+    token that gives NaN that is NaN too.
+    """
     longest = max(1, *(len(row) for row in rows)) if rows else 1
-    return mx.array([[*row, *[0] * (longest - len(row))] for row in rows])
+    filling = [row[-1] if row else 0 for row in rows]
+    return mx.array(
+        [[*row, *[last] * (longest - len(row))] for row, last in zip(rows, filling, strict=True)]
+    )
 
 
 def _evenly(
@@ -319,26 +340,21 @@ def batches(groups: Groups, tokens: int) -> Iterator[list[int]]:
         groups: of rows.
         tokens: that a batch may have to read, unless a single group has more.
     """
-    cost = [_cost(group) for group in groups]
-    order = sorted(range(len(groups)), key=lambda at: (_shared(groups[at]), cost[at]), reverse=True)
+    shared = [_shared(group) for group in groups]
+    rests = [
+        sum(len(row.tokens) - 1 - start for row in group)
+        for group, start in zip(groups, shared, strict=True)
+    ]
     batch: list[int] = []
-    longest = total = 0
-    for at in order:
-        shared = _shared(groups[at])
-        wider = max(longest, shared) * (len(batch) + 1)
-        if batch and wider + total + cost[at] - shared > tokens:
+    total = 0
+    for at in sorted(range(len(groups)), key=lambda at: (shared[at], rests[at]), reverse=True):
+        if batch and shared[batch[0]] * (len(batch) + 1) + total + rests[at] > tokens:
             yield batch
-            batch, longest, total = [], 0, 0
+            batch, total = [], 0
         batch.append(at)
-        longest, total = max(longest, shared), total + cost[at] - shared
+        total += rests[at]
     if batch:
         yield batch
-
-
-def _cost(group: Sequence[Row]) -> int:
-    """Tokens that are read for a group."""
-    shared = _shared(group)
-    return shared + sum(len(row.tokens) - 1 - shared for row in group)
 
 
 CPU_BATCH, GPU_BATCH = 1024, 16384
