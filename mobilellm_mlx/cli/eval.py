@@ -9,6 +9,7 @@ from mobilellm_mlx.cli import LazyGroup
 _HERE = "mobilellm_mlx.cli"
 VERBS: dict[str, tuple[str, str]] = {
     "choice": (f"{_HERE}.eval_choice:choice", "The eight common-sense tasks of MobileLLM's paper."),
+    "chat": (f"{_HERE}.eval_chat:chat", "Answers to MT-Bench's questions, for a judge."),
     "calls": (f"{_HERE}.eval_calls:calls", "How well a model calls tools."),
     "list": (f"{_HERE}.eval_results:list_results", "List the results that were kept."),
     "compare": (f"{_HERE}.eval_results:compare_results", "Compare results, request by request."),

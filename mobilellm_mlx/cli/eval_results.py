@@ -30,7 +30,7 @@ def list_results(limit: int | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"results": briefs}, indent=2))
     elif not briefs:
-        click.echo("there are no results yet; `mobilellm eval calls` makes some", err=True)
+        click.echo("there are no results yet; `mobilellm eval choice` makes some", err=True)
     else:
         print_list(briefs)
 

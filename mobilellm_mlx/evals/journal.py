@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Collection
@@ -39,12 +40,13 @@ class Journal:
         """Lines that could not be read."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            data = b"" if fresh or not path.exists() else path.read_bytes()
+            self._file: IO[bytes] = path.open("a+b")
+            _take(self._file, path)
+            self._file.seek(0)
+            data = b"" if fresh else self._file.read()
             whole = data[: data.rfind(b"\n") + 1]
-            self._file: IO[bytes] = path.open("r+b" if path.exists() else "w+b")
             # What follows the last line break was cut; the next line must not be joined to it.
             self._file.truncate(len(whole))
-            self._file.seek(len(whole))
         except OSError as error:
             raise StorageError(
                 f"the run's file `{path}` cannot be used: {error.strerror}",
@@ -82,6 +84,22 @@ class Journal:
             os.fsync(self._file.fileno())
         finally:
             self._file.close()
+
+
+def _take(file: IO[bytes], path: Path) -> None:
+    """Keep others from writing; the lock goes with the process, however it ends.
+
+    Raises:
+        StorageError: when another program writes it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise StorageError(
+            f"another program is at this run (`{path.name}`)",
+            "wait until it has ended, or stop it; what it has done is kept",
+        ) from None
 
 
 def _read(line: bytes) -> Response | None:

@@ -67,3 +67,14 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be used"):
         Journal(tmp_path / "file" / "run.jsonl")
+
+
+def test_two_programs_do_not_write_one_run(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with Journal(path) as journal:
+        journal.add(Response("a", {"x": 1}))
+        with pytest.raises(StorageError, match="another program is at this run"):
+            Journal(path)
+        journal.add(Response("b", {"x": 2}))
+    with Journal(path) as journal:
+        assert set(journal.known) == {"a", "b"} and journal.dropped == 0

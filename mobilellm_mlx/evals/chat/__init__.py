@@ -1,0 +1,1 @@
+"""Conversations to be judged elsewhere: MT-Bench's questions, answered and written down."""
