@@ -115,14 +115,15 @@ def calls(
     interrupted run goes on where it stopped.
     """
     from mobilellm_mlx.engine import Engine
-    from mobilellm_mlx.evals.calls.wheel import ensure_wheel
+    from mobilellm_mlx.evals.calls.bfcl import BFCL
+    from mobilellm_mlx.evals.wheels import ensure_wheel
 
     chosen = DATA if data == "all" else (data,)
     cancel = threading.Event()
 
     def events() -> Iterator[Event]:
         if "bfcl" in chosen:
-            yield from ensure_wheel()
+            yield from ensure_wheel(BFCL)
         tasks = [_task(name, values["offer"], values["choice"]) for name in chosen]
         directory = resolve_model(model)
         worn = find_adapter(adapter, directory, force=force_adapter)
@@ -148,10 +149,10 @@ def _task(name: str, offer: int, choice: Any) -> Task:
         from mobilellm_mlx.evals.calls.home import Home, HomeTask
 
         return HomeTask(Home(), offer=offer, choice=choice)
-    from mobilellm_mlx.evals.calls.bfcl import BfclTask
-    from mobilellm_mlx.evals.calls.wheel import Wheel, wheel_path
+    from mobilellm_mlx.evals.calls.bfcl import BFCL, BfclTask
+    from mobilellm_mlx.evals.wheels import Wheel
 
-    return BfclTask(Wheel(wheel_path()))
+    return BfclTask(Wheel(BFCL))
 
 
 def call_events(

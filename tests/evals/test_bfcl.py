@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from mobilellm_mlx.errors import ChecksumError, DownloadError
-from mobilellm_mlx.evals.calls import wheel as wheels
-from mobilellm_mlx.evals.calls.bfcl import CATEGORIES, BfclTask, as_schema
+from mobilellm_mlx.evals import wheels
+from mobilellm_mlx.evals.calls.bfcl import BFCL, CATEGORIES, BfclTask, as_schema
 from mobilellm_mlx.evals.calls.checker import AstChecker
-from mobilellm_mlx.evals.calls.wheel import BFCL, Wheel, ensure_wheel, wheel_path
 from mobilellm_mlx.evals.task import Request, Response
+from mobilellm_mlx.evals.wheels import Wheel, ensure_wheel, wheel_path
 from mobilellm_mlx.tools.tool import Call
 
 
@@ -126,7 +126,7 @@ def test_another_wheel_is_refused_before_anything_of_it_is_read(
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("bfcl_eval/constants/enums2.py", "raise SystemExit")
     with pytest.raises(ChecksumError, match="not the file that was pinned") as caught:
-        Wheel(path)
+        Wheel(BFCL, path)
     assert "delete it" in str(caught.value.hint)
 
 
@@ -146,8 +146,8 @@ def test_the_wheel_is_fetched_once(wheel_file: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(wheels.hub, "fetch_wheel", fetch)
     for _ in range(2):
-        assert not list(ensure_wheel())
-        Wheel(wheel_path())
+        assert not list(ensure_wheel(BFCL))
+        Wheel(BFCL)
     assert fetched == [BFCL]
 
 
@@ -160,5 +160,5 @@ def test_a_fetched_wheel_is_verified_and_nothing_is_left_of_another(
 
     monkeypatch.setattr(wheels.hub, "_download_wheel", download)
     with pytest.raises(DownloadError, match="not the file that was pinned"):
-        list(ensure_wheel())
-    assert not list(wheel_path().parent.iterdir())
+        list(ensure_wheel(BFCL))
+    assert not list(wheel_path(BFCL).parent.iterdir())

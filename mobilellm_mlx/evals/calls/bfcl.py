@@ -8,14 +8,27 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
+from mobilellm_mlx.catalogue import PackageFile
 from mobilellm_mlx.errors import ToolError
 from mobilellm_mlx.evals.calls.case import Case, Gold
 from mobilellm_mlx.evals.calls.checker import AstChecker
 from mobilellm_mlx.evals.calls.scoring import score_calls
-from mobilellm_mlx.evals.calls.wheel import BFCL, Wheel
 from mobilellm_mlx.evals.task import Request, Response
+from mobilellm_mlx.evals.wheels import Wheel
 from mobilellm_mlx.tools.asking import Offered
 from mobilellm_mlx.tools.tool import Call, Tool
+
+BFCL = PackageFile(
+    package="bfcl-eval",
+    version="2026.3.23",
+    wheel_bytes=1_925_664,
+    wheel_sha256="3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a",
+    member="bfcl_eval/eval_checker/ast_eval/ast_checker.py",
+    member_bytes=25_032,
+    member_sha256="2aae7a68461a8f76c0be3894c8901b66b56967a1989d3ab066051e3fb97f1538",
+    licence_member="bfcl_eval-2026.3.23.dist-info/METADATA",
+)
+"""Apache-2.0, as its metadata says."""
 
 CATEGORIES = ("simple_python", "multiple", "irrelevance")
 _DATA = "bfcl_eval/data"

@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from mobilellm_mlx.evals.calls.wheel import Wheel
+from mobilellm_mlx.evals.wheels import Wheel
 from mobilellm_mlx.tools.tool import Call
 
 _PACKAGE = "bfcl_eval"
