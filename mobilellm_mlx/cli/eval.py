@@ -11,6 +11,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "choice": (f"{_HERE}.eval_choice:choice", "The eight common-sense tasks of MobileLLM's paper."),
     "chat": (f"{_HERE}.eval_chat:chat", "Answers to MT-Bench's questions, for a judge."),
     "calls": (f"{_HERE}.eval_calls:calls", "How well a model calls tools."),
+    "harness": (f"{_HERE}.eval_harness:harness", "The tasks of EleutherAI's lm-eval."),
     "list": (f"{_HERE}.eval_results:list_results", "List the results that were kept."),
     "compare": (f"{_HERE}.eval_results:compare_results", "Compare results, request by request."),
     "training": (f"{_HERE}.eval_calls:training", "Print conversations with calls to train with."),
@@ -21,5 +22,6 @@ VERBS: dict[str, tuple[str, str]] = {
 def eval_() -> None:
     """Measure what a model can do, and compare the results.
 
-    Nothing is sent anywhere. Data is fetched once, from the package index, when a verb needs it.
+    Nothing is sent anywhere. Data is fetched once, from the package index, when a verb needs it;
+    lm-eval (`harness`) fetches its own from the Hugging Face Hub.
     """

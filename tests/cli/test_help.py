@@ -15,7 +15,10 @@ ALL = [
     *((verb,) for verb in VERBS),
     *(("models", verb) for verb in ("list", "pull", "show", "rm")),
     *(("tools", verb) for verb in ("list", "show", "call")),
-    *(("eval", verb) for verb in ("choice", "chat", "calls", "list", "compare", "training")),
+    *(
+        ("eval", verb)
+        for verb in ("choice", "chat", "calls", "harness", "list", "compare", "training")
+    ),
     *(("adapters", verb) for verb in ("list", "show", "rename", "rm", "export")),
     *(("train", verb) for verb in ("lora", "dora", "full", "resume", "data", "check")),
     *(("train", verb) for verb in ("pause", "stop", "list", "show", "rm", "recipes")),
