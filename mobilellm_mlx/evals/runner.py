@@ -9,7 +9,14 @@ from pathlib import Path
 
 from mobilellm_mlx.errors import InvalidInput
 from mobilellm_mlx.evals.journal import Journal, evals_dir
-from mobilellm_mlx.evals.results import EvalResult, Scores, make_result, save_result
+from mobilellm_mlx.evals.results import (
+    EvalResult,
+    Scores,
+    make_result,
+    result_path,
+    same_result,
+    save_result,
+)
 from mobilellm_mlx.evals.task import (
     Answerer,
     Request,
@@ -66,7 +73,10 @@ def run_task(
     }
     result = make_result(task, subject, seed, requests, scores, time.perf_counter() - started)
     is_whole = len(scores) == len(requests)
-    written = str(save_result(result)) if is_whole else ""
+    if is_whole and (kept := same_result(result)):
+        result, written = kept, str(result_path(kept))
+    else:
+        written = str(save_result(result)) if is_whole else ""
     yield from _nonfinite(result)
     yield EvalSummary(
         status="ok" if is_whole else "cancelled",

@@ -129,3 +129,10 @@ def test_events_of_answering_are_passed_on() -> None:
 def test_a_task_without_requests_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no requests"):
         run(Sums(), Abacus(), limit=0)
+
+
+def test_a_run_that_was_whole_already_keeps_its_result_once() -> None:
+    first, again = (summary(run(Sums(), Abacus(), limit=4)).results[0] for _ in range(2))
+    assert (first["id"], first["path"]) == (again["id"], again["path"])
+    longer = summary(run(Sums(), Abacus(), limit=5)).results[0]
+    assert longer["id"] != first["id"] and Path(longer["path"]).is_file()
