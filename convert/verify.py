@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite
 
 from mobilellm_mlx.backend import mx, tree_flatten
 from mobilellm_mlx.errors import ConvertError
+from mobilellm_mlx.evals.divergence import WINDOW, Logits, distance, diverge
 from mobilellm_mlx.models import ModelConfig, make_cache
 from mobilellm_mlx.models.network import Block
 
 from .source import EMBEDDING, HEAD, NORM
-from .transform import number
 
 Read = Callable[[str], mx.array]
 """One of our tensors by name, unpacked, as float32."""
 
-WINDOW = 256
-"""Tokens that are read together; within one a token sees those before it."""
+__all__ = ["WINDOW", "Quality", "Read", "budget", "compare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +33,6 @@ class Quality:
     top1_agreement: float
     perplexity: float
     reference_perplexity: float
-
-
-@dataclass
-class _Sums:
-    tokens: int = 0
-    scored: int = 0
-    kl: float = 0.0
-    agreed: int = 0
-    loss: float = 0.0
-    reference_loss: float = 0.0
 
 
 def budget(parameters: int) -> int:
@@ -79,45 +67,28 @@ def compare(
         for side in sides:
             side.run_block(block)
         yield block + 1, total
-    sums = _Sums()
     for side in sides:
         side.read_head()
-    for index, window in enumerate(windows):
-        logits, others = (side.logits(index) for side in sides)
-        _add(sums, logits, others, mx.array(list(window)))
-    if not isfinite(sums.reference_loss):  # NaN weights, of which the person has been told
+    found = distance(
+        diverge(window, sides[0].logits(index), sides[1].logits(index), config.vocab_size)
+        for index, window in enumerate(windows)
+    )
+    if found.reference_nonfinite:  # NaN weights, of which the person has been told
         return
-    if not isfinite(sums.kl + sums.loss):
+    if found.nonfinite or found.mean_kl is None or found.top1_agreement is None:
         raise ConvertError(
             "the converted model computes values that are not numbers",
             "use more bits, or `--dtype bfloat16` if the weights are large",
         )
+    assert found.perplexity is not None and found.reference_perplexity is not None
     yield total, total
     yield Quality(
-        tokens=sums.tokens,
-        mean_kl=sums.kl / sums.tokens,
-        top1_agreement=sums.agreed / sums.tokens,
-        perplexity=exp(min(sums.loss / sums.scored, 700.0)),
-        reference_perplexity=exp(min(sums.reference_loss / sums.scored, 700.0)),
+        tokens=found.tokens,
+        mean_kl=found.mean_kl,
+        top1_agreement=found.top1_agreement,
+        perplexity=found.perplexity,
+        reference_perplexity=found.reference_perplexity,
     )
-
-
-def _add(sums: _Sums, logits: mx.array, others: mx.array, window: mx.array) -> None:
-    """Add one window's positions; logits are (L, V)."""
-    before = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    after = others - mx.logsumexp(others, axis=-1, keepdims=True)
-    kl = mx.sum(mx.exp(before) * (before - after))
-    agreed = mx.sum(mx.argmax(before, axis=-1) == mx.argmax(after, axis=-1))
-    targets = window[1:, None]
-    loss = -mx.sum(mx.take_along_axis(after[:-1], targets, axis=-1))
-    reference_loss = -mx.sum(mx.take_along_axis(before[:-1], targets, axis=-1))
-    mx.eval(kl, agreed, loss, reference_loss)
-    sums.tokens += window.size
-    sums.scored += window.size - 1
-    sums.kl += number(kl)
-    sums.agreed += int(number(agreed))
-    sums.loss += number(loss)
-    sums.reference_loss += number(reference_loss)
 
 
 class _Side:
@@ -144,7 +115,12 @@ class _Side:
         self._head = self._read(EMBEDDING if self._config.tie_word_embeddings else HEAD)  # (V, D)
         self._norm = self._read(NORM)  # (D,)
 
-    def logits(self, index: int) -> mx.array:
-        """Logits of one window, (L, V)."""
-        state = self._states[index][0]  # (L, D)
-        return mx.fast.rms_norm(state, self._norm, self._config.rms_norm_eps) @ self._head.T
+    def logits(self, index: int) -> Logits:
+        """Logits of some positions of one window."""
+
+        def logits(start: int, stop: int) -> mx.array:
+            states = self._states[index][0, start:stop]  # (N, D)
+            states = mx.fast.rms_norm(states, self._norm, self._config.rms_norm_eps)
+            return states @ self._head.T  # (N, V)
+
+        return logits

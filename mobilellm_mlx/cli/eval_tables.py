@@ -47,7 +47,7 @@ def print_results(results: Sequence[Mapping[str, Any]]) -> None:
         counts = " / ".join(dict.fromkeys(str(one["requests"]) for one in columns))
         click.echo(f"{printable(task)}: {counts} requests, {printable(columns[0]['model'])}")
         rows = [_row(name, [one["metrics"].get(name) for one in columns]) for name in ordered]
-        _print_table(["", *heads], rows)
+        print_table(["", *heads], rows)
         click.echo()
 
 
@@ -82,12 +82,12 @@ def print_choices(results: Sequence[Mapping[str, Any]]) -> None:
     ]
     foot = []
     if found and len(found.tasks) > 1:
-        pair = [_with_error(one.mean, one.stderr) for one in (found.acc, found.headline)]
+        pair = [with_error(one.mean, one.stderr) for one in (found.acc, found.headline)]
         name = f"average of {len(found.tasks)}"
         last = [_published(row, "average") if found.is_paper else "" for row in published]
         foot = [[name, "", *pair, "", *last]]
     click.echo(printable(_asked(results[0])))
-    _print_table(["", "n", *_CHOICE, "bits/byte", *heads], rows, foot)
+    print_table(["", "n", *_CHOICE, "bits/byte", *heads], rows, foot)
     _print_choice_notes(results, found if foot else None)
     for head, row in zip(heads, published, strict=True):
         _print_published(head, row, results[0])
@@ -99,15 +99,15 @@ def _print_choice_notes(results: Sequence[Mapping[str, Any]], found: Average | N
     from mobilellm_mlx.evals.choice.commonsense import COMMONSENSE
 
     if found and any("acc_norm" not in one["metrics"] for one in results):
-        _say("The average of acc_norm takes acc of a task that has no other.")
+        say("The average of acc_norm takes acc of a task that has no other.")
     whole = {one.name: one.documents for one in COMMONSENSE}
     cut = [one["task"] for one in results if one["requests"] < whole.get(one["task"], 0)]
     if cut:
         some = "every task" if len(cut) == len(results) else ", ".join(cut)
-        _say(f"Only the first questions were asked of {some}.")
+        say(f"Only the first questions were asked of {some}.")
     for one in results:
         if lost := max(metric["nonfinite"] for metric in one["metrics"].values()):
-            _say(f"{one['task']}: {_nonfinite(lost)}, so it is in no average.")
+            say(f"{one['task']}: {_nonfinite(lost)}, so it is in no average.")
 
 
 def _print_published(head: str, row: PublishedRow, result: Mapping[str, Any]) -> None:
@@ -117,7 +117,7 @@ def _print_published(head: str, row: PublishedRow, result: Mapping[str, Any]) ->
 
     table, model = row.table, result["model"]
     kinds = {"base": "a base model", "instruct": "tuned to follow instructions"}
-    _say(f"{head}: {row.model}, {kinds[table.models]}. {table.source}.")
+    say(f"{head}: {row.model}, {kinds[table.models]}. {table.source}.")
     differs = []
     if (kind := kind_of(model)) != table.models:
         differs.append(f"{model} is {kinds[kind]}" if kind else f"{model} may be tuned otherwise")
@@ -126,9 +126,9 @@ def _print_published(head: str, row: PublishedRow, result: Mapping[str, Any]) ->
     if result["adapter"]:
         differs.append(f"it has the adapter {result['adapter']} on")
     if differs:
-        _say(f"What differs: {'; '.join(differs)}.")
+        say(f"What differs: {'; '.join(differs)}.")
     if table.unknown:
-        _say(f"Not said, and perhaps other than here: {'; '.join(table.unknown)}.")
+        say(f"Not said, and perhaps other than here: {'; '.join(table.unknown)}.")
 
 
 def print_list(results: Sequence[Mapping[str, Any]]) -> None:
@@ -146,7 +146,7 @@ def print_list(results: Sequence[Mapping[str, Any]]) -> None:
         ]
         for one in results
     ]
-    _print_table(["id", "model", "n", "figure"], rows)
+    print_table(["id", "model", "n", "figure"], rows)
 
 
 def _main_figures(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -185,7 +185,7 @@ def print_differences(
         ]
         for one in differences
     ]
-    _print_table(["metric", "before", "after", "change", "95 %", "n", "p"], rows)
+    print_table(["metric", "before", "after", "change", "95 %", "n", "p"], rows)
 
 
 def print_model_differences(comparison: Comparison) -> None:
@@ -204,16 +204,16 @@ def print_model_differences(comparison: Comparison) -> None:
         name = f"average of {len(mean.tasks)}" + (f" {mean.form}" if several else "")
         cells = _changes(mean.before, mean.after, mean.change, mean.p, "acc")
         foot.append([name, "", *cells[1:]])
-    _print_table(["", "n", "before", "after", "change", "95 %", "p"], rows, foot)
-    _say("acc and em figures in %; paired over the questions that both were asked.")
+    print_table(["", "n", "before", "after", "change", "95 %", "p"], rows, foot)
+    say("acc and em figures in %; paired over the questions that both were asked.")
     for one in comparison.tasks:
         if one.asked:
             asked = f"{one.asked[0]} and {one.asked[1]}"
-            _say(f"{one.task}: of {asked} questions those that both have.")
+            say(f"{one.task}: of {asked} questions those that both have.")
         if one.lost:
-            _say(f"{one.task}: {_nonfinite(one.lost)}, so it is in no average.")
+            say(f"{one.task}: {_nonfinite(one.lost)}, so it is in no average.")
     for sentence in comparison.refused:
-        _say(f"Left out: {sentence}.")
+        say(f"Left out: {sentence}.")
 
 
 def _changes(
@@ -222,22 +222,22 @@ def _changes(
     """The cells behind the name of what changed; shares in per cent."""
     is_share = metric.rpartition(" ")[2] in (*_CHOICE, *_ORDER)
     times, digits = (100, 1) if is_share else (1, 3)
-    low, high = (_scaled(value, times, digits, "+") for value in (change.low, change.high))
+    low, high = (scaled(value, times, digits, "+") for value in (change.low, change.high))
     return [
         str(change.n),
-        _scaled(before, times, digits),
-        _scaled(after, times, digits),
-        _scaled(change.mean, times, digits, "+"),
+        scaled(before, times, digits),
+        scaled(after, times, digits),
+        scaled(change.mean, times, digits, "+"),
         "-" if change.low is None else f"{low} to {high}",
-        _chance(p),
+        chance(p),
     ]
 
 
-def _scaled(value: float | None, times: int, digits: int, sign: str = "-") -> str:
+def scaled(value: float | None, times: int, digits: int, sign: str = "-") -> str:
     return "-" if value is None else f"{times * value:{sign}.{digits}f}"
 
 
-def _chance(p: float | None) -> str:
+def chance(p: float | None) -> str:
     if p is None:
         return "-"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
@@ -268,10 +268,10 @@ def _share(metric: Mapping[str, Any] | None) -> str:
 
     if metric is None or metric["mean"] is None:
         return "-"
-    return _with_error(metric["mean"], error_of(metric_from(metric)))
+    return with_error(metric["mean"], error_of(metric_from(metric)))
 
 
-def _with_error(mean: float, error: float | None) -> str:
+def with_error(mean: float, error: float | None) -> str:
     return f"{100 * mean:.1f}" if error is None else f"{100 * mean:.1f} ±{100 * error:.1f}"
 
 
@@ -300,7 +300,7 @@ def _asked(result: Mapping[str, Any]) -> str:
     return f"{name}: {f'in the words of {form}, ' if form else ''}% with standard error"
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
     """A line below a table, folded like it."""
     click.echo(textwrap.fill(printable(sentence), _WIDTH, subsequent_indent="  "))
 
@@ -316,7 +316,7 @@ def _described(result: EvalResult) -> str:
     return f"{result.id} ({result.model}, {result.task}{mode}, {len(result.scores)} requests)"
 
 
-def _print_table(heads: Sequence[str], rows: Sequence[_Row], foot: Sequence[_Row] = ()) -> None:
+def print_table(heads: Sequence[str], rows: Sequence[_Row], foot: Sequence[_Row] = ()) -> None:
     """A table on stdout; its cells are text and nothing else.
 
     Args:

@@ -289,7 +289,7 @@ def _look_up(
         first = chunk * by_chunk
         states = flat[mx.array(of_place[first : first + by_chunk])]  # (N, D)
         logits = model.head(states).astype(mx.float32)  # (N, V)
-        sizes = _log_total(logits)  # (N,)
+        sizes = log_total(logits)  # (N,)
         best = mx.argmax(logits, axis=-1)  # (N,)
         at = mx.array([places[one.place] - first for one in some])
         tokens = mx.array([one.token for one in some])
@@ -302,7 +302,7 @@ def _look_up(
             sums[one.row].add(value, is_hit)
 
 
-def _log_total(logits: mx.array) -> mx.array:
+def log_total(logits: mx.array) -> mx.array:
     """``logsumexp`` over (N, V), in pieces: (N,).
 
     On a CPU MLX adds up a row in a few float32 sums. Over a whole vocabulary each term is then lost

@@ -154,8 +154,8 @@ def same_result(result: EvalResult) -> EvalResult | None:
         except InvalidInput:
             continue
         # All but the moment; scores hold NaN, which equals nothing, as null in the file.
-        told = {"id": kept.id, "created": kept.created, "elapsed_s": kept.elapsed_s}
-        if _finite(asdict(replace(result, **told))) == _finite(asdict(kept)):
+        told = replace(result, id=kept.id, created=kept.created, elapsed_s=kept.elapsed_s)
+        if _finite(asdict(told)) == _finite(asdict(kept)):
             return kept
     return None
 
