@@ -9,6 +9,7 @@ from mobilellm_mlx.cli import LazyGroup
 _HERE = "mobilellm_mlx.cli"
 VERBS: dict[str, tuple[str, str]] = {
     "choice": (f"{_HERE}.eval_choice:choice", "The eight common-sense tasks of MobileLLM's paper."),
+    "ppl": (f"{_HERE}.eval_ppl:ppl", "Perplexity and bits per byte of a text or a corpus."),
     "quant": (f"{_HERE}.eval_quant:quant", "What rounding weights to fewer bits costs."),
     "chat": (f"{_HERE}.eval_chat:chat", "Answers to MT-Bench's questions, for a judge."),
     "calls": (f"{_HERE}.eval_calls:calls", "How well a model calls tools."),

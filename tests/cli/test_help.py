@@ -17,7 +17,17 @@ ALL = [
     *(("tools", verb) for verb in ("list", "show", "call")),
     *(
         ("eval", verb)
-        for verb in ("choice", "quant", "chat", "calls", "harness", "list", "compare", "training")
+        for verb in (
+            "choice",
+            "ppl",
+            "quant",
+            "chat",
+            "calls",
+            "harness",
+            "list",
+            "compare",
+            "training",
+        )
     ),
     *(("adapters", verb) for verb in ("list", "show", "rename", "rm", "export")),
     *(("train", verb) for verb in ("lora", "dora", "full", "resume", "data", "check")),
