@@ -50,6 +50,7 @@ class EvalResult:
         metrics: by name.
         categories: metrics of each category.
         scores: metrics of each request.
+        weights: of each request in the means, by metric; empty where all count the same.
     """
 
     id: str
@@ -68,6 +69,7 @@ class EvalResult:
     metrics: dict[str, Metric]
     categories: dict[str, dict[str, Metric]] = field(default_factory=dict)
     scores: Scores = field(default_factory=dict)
+    weights: Scores = field(default_factory=dict)
 
     @property
     def mode(self) -> str:
@@ -77,7 +79,7 @@ class EvalResult:
     def brief(self) -> dict[str, Any]:
         """The result as JSON-ready values, without the scores of single requests."""
         values = asdict(self)
-        del values["scores"]
+        del values["scores"], values["weights"]
         return {**values, "requests": len(self.scores)}
 
 
@@ -88,8 +90,10 @@ def make_result(
     requests: Iterable[Request],
     scores: Scores,
     elapsed_s: float,
+    weights: Scores | None = None,
 ) -> EvalResult:
     """A result out of scores, dated now."""
+    weights = weights or {}
     of_category: dict[str, Scores] = {}
     for request in requests:
         if request.category and request.id in scores:
@@ -110,9 +114,12 @@ def make_result(
         adapter=subject.adapter,
         settings=dict(subject.settings),
         elapsed_s=elapsed_s,
-        metrics=summarise(scores, seed),
-        categories={name: summarise(some, seed) for name, some in sorted(of_category.items())},
+        metrics=summarise(scores, seed, weights),
+        categories={
+            name: summarise(some, seed, weights) for name, some in sorted(of_category.items())
+        },
         scores=scores,
+        weights=weights,
     )
 
 
@@ -185,10 +192,9 @@ def load_result(path: Path) -> EvalResult:
         values["metrics"] = _metrics(values["metrics"])
         named = values["categories"].items()
         values["categories"] = {str(name): _metrics(some) for name, some in named}
-        values["scores"] = {
-            str(id): {str(name): _number(value) for name, value in some.items()}
-            for id, some in values["scores"].items()
-        }
+        values["scores"] = _scores(values["scores"])
+        # Older results have none.
+        values["weights"] = _scores(values.get("weights", {}))
         return _typed(EvalResult(**values))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"`{path}` is not a result of an evaluation: {error}") from None
@@ -288,17 +294,20 @@ def _difference(
     name: str, first: EvalResult, second: EvalResult, shared: list[str]
 ) -> Difference | None:
     """None when no request has the metric in both."""
-    pairs = [
-        (first.scores[id][name], second.scores[id][name])
-        for id in shared
-        if name in first.scores[id] and name in second.scores[id]
+    asked = [id for id in shared if name in first.scores[id] and name in second.scores[id]]
+    rows = [
+        (first.scores[id][name], second.scores[id][name], first.weights.get(id, {}).get(name, 1.0))
+        for id in asked
     ]
-    pairs = [pair for pair in pairs if all(map(math.isfinite, pair))]
-    if not pairs:
+    rows = [row for row in rows if all(map(math.isfinite, row[:2])) and row[2] > 0]
+    if not rows:
         return None
-    before, after = (math.fsum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    changes = [new - old for old, new in pairs]
-    change = measure(changes, first.seed, shares=False)
+    weights = [row[2] for row in rows]
+    total = math.fsum(weights)
+    before, after = (math.fsum(row[side] * row[2] for row in rows) / total for side in (0, 1))
+    changes = [new - old for old, new, _ in rows]
+    sizes = weights if first.weights else None
+    change = measure(changes, first.seed, shares=False, weights=sizes)
     return Difference(name, before, after, change, sign_test(changes))
 
 
@@ -326,6 +335,13 @@ def _typed(result: EvalResult) -> EvalResult:
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, Metric]:
     return {str(name): metric_from(one) for name, one in values.items()}
+
+
+def _scores(values: Mapping[str, Mapping[str, Any]]) -> Scores:
+    return {
+        str(id): {str(name): _number(value) for name, value in some.items()}
+        for id, some in values.items()
+    }
 
 
 def _number(value: Any) -> float:

@@ -23,6 +23,7 @@ from mobilellm_mlx.evals.task import (
     Response,
     Subject,
     Task,
+    Weighs,
     run_key,
     unanswered,
 )
@@ -71,7 +72,13 @@ def run_task(
         for request in requests
         if request.id in responses
     }
-    result = make_result(task, subject, seed, requests, scores, time.perf_counter() - started)
+    weights: Scores = {
+        request.id: task.weights(request, responses[request.id])
+        for request in requests
+        if isinstance(task, Weighs) and request.id in responses
+    }
+    elapsed_s = time.perf_counter() - started
+    result = make_result(task, subject, seed, requests, scores, elapsed_s, weights)
     is_whole = len(scores) == len(requests)
     if is_whole and (kept := same_result(result)):
         result, written = kept, str(result_path(kept))

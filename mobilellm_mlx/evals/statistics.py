@@ -39,15 +39,24 @@ class Metric:
     stderr: float | None = None
 
 
-def measure(values: Iterable[float], seed: int = 0, *, shares: bool = True) -> Metric:
+def measure(
+    values: Iterable[float],
+    seed: int = 0,
+    *,
+    shares: bool = True,
+    weights: Iterable[float] | None = None,
+) -> Metric:
     """The mean of some values.
 
     Args:
         values: of one metric, one for each request that it applies to.
         seed: of the resampling.
         shares: values that are all 0 or 1 are a share; differences of such values are none.
+        weights: how much each counts; all the same if None.
     """
     given = [float(value) for value in values]
+    if weights is not None:
+        return _weighted(given, list(weights))
     kept = [value for value in given if math.isfinite(value)]
     lost = len(given) - len(kept)
     if not kept:
@@ -63,6 +72,22 @@ def measure(values: Iterable[float], seed: int = 0, *, shares: bool = True) -> M
         return Metric(len(kept), mean, mean - reach, mean + reach, "normal", lost, error)
     low, high = bootstrap(kept, seed)
     return Metric(len(kept), mean, low, high, "bootstrap", lost, error)
+
+
+def _weighted(values: Sequence[float], weights: Sequence[float]) -> Metric:
+    """A weighted mean; its error is that of a ratio of sums, to first order."""
+    pairs = zip(values, weights, strict=True)
+    kept = [(value, weight) for value, weight in pairs if math.isfinite(value) and weight > 0]
+    lost = sum(not math.isfinite(value) for value in values)
+    if not kept:
+        return Metric(0, None, None, None, "none", lost)
+    total = math.fsum(weight for _, weight in kept)
+    mean = math.fsum(value * weight for value, weight in kept) / total
+    if len(kept) < 2:
+        return Metric(1, mean, mean, mean, "normal", lost)
+    square = math.fsum((weight * (value - mean)) ** 2 for value, weight in kept)
+    error = math.sqrt(square) / total
+    return Metric(len(kept), mean, mean - Z95 * error, mean + Z95 * error, "normal", lost, error)
 
 
 def standard_error(values: Sequence[float]) -> float | None:
@@ -135,18 +160,28 @@ def sign_test(differences: Iterable[float]) -> float:
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / (1 << n))
 
 
-def summarise(scores: Mapping[str, Mapping[str, float]], seed: int = 0) -> dict[str, Metric]:
+def summarise(
+    scores: Mapping[str, Mapping[str, float]],
+    seed: int = 0,
+    weights: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, Metric]:
     """Every metric of some requests.
 
     Args:
         scores: metrics by request.
         seed: of the resampling.
+        weights: of the metrics by request; without any all requests count the same.
     """
     columns: dict[str, list[float]] = {}
-    for one in scores.values():
+    sizes: dict[str, list[float]] = {}
+    for id, one in scores.items():
         for name, value in one.items():
             columns.setdefault(name, []).append(value)
-    return {name: measure(values, seed) for name, values in columns.items()}
+            sizes.setdefault(name, []).append((weights or {}).get(id, {}).get(name, 1.0))
+    return {
+        name: measure(values, seed, weights=sizes[name] if weights else None)
+        for name, values in columns.items()
+    }
 
 
 def metric_from(values: Mapping[str, Any]) -> Metric:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mobilellm_mlx.events import Event
 
@@ -73,6 +73,14 @@ class Task(Protocol):
 
     def score(self, request: Request, response: Response) -> dict[str, float]:
         """Figures by the name of the metric; one that does not apply is left out."""
+
+
+@runtime_checkable
+class Weighs(Protocol):
+    """A task whose requests are not all as large: its figures are weighted means."""
+
+    def weights(self, request: Request, response: Response) -> dict[str, float]:
+        """How much the request counts, by the name of the metric; 1 where it is left out."""
 
 
 Answerer = Callable[[Sequence[Request]], Iterable[Event | Response]]

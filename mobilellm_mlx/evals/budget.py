@@ -1,0 +1,149 @@
+"""How many tokens may be judged at once, so that a model and its work stay within a budget.
+
+A budget counts what MLX holds: weights included, Python and its libraries not (about 100 MB more).
+What a batch takes is foretold from the lengths of its rows, rather too much than too little: keys
+and values of what is read once, then the larger of one block's attention and of the last logits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+from mobilellm_mlx.errors import InsufficientMemory, InvalidOption, format_bytes
+
+if TYPE_CHECKING:
+    from mobilellm_mlx.decoding.likelihood import Row
+    from mobilellm_mlx.models.config import ModelConfig
+
+    Group = Sequence[Row]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE | re.ASCII)
+_MOST = 2**63
+
+# What follows is measured (on a CPU): MLX allocates for some operations ahead of the one at work.
+_SCORES = 1.5
+"""Copies of one block's attention scores that are there at once."""
+_FEED_FORWARD = 4
+"""Copies of what one block's feed-forward part is in the middle of."""
+_STATES = 6
+"""Copies of the hidden states."""
+_LOGITS = 2.6
+"""Copies of a chunk of logits in float32."""
+_FILLING = 4 / 3
+"""Of rows that are read together, as a share of what is asked for."""
+
+
+def parse_memory(text: str) -> int:
+    """Bytes, from words such as ``2GB``, ``1.5 GiB`` or ``800M``.
+
+    Raises:
+        InvalidOption: when it is not a size, or nothing.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or len(text) > 32:
+        raise InvalidOption(
+            f"`max-memory` is {text[:32]!r}, expected a number and a unit", "for example `2GB`"
+        )
+    number, unit, is_binary = found.groups()
+    units = _BINARY_UNITS if is_binary else _UNITS
+    count = int(float(number) * units[unit.lower()])
+    if not 0 < count < _MOST:
+        raise InvalidOption(
+            f"`max-memory` is {text[:32]!r}, expected a size above zero that a computer can have",
+            "for example `2GB`",
+        )
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A bound on memory, and the model that has to keep to it.
+
+    Attributes:
+        max_bytes: that MLX may hold, weights included.
+        weight_bytes: of the model as it lies in memory.
+        config: of the model.
+        item_bytes: of one activation.
+    """
+
+    max_bytes: int
+    weight_bytes: int
+    config: ModelConfig
+    item_bytes: int
+
+    def batch_tokens(self, groups: Sequence[Group], most: int | None = None) -> int:
+        """The ``batch_tokens`` with which judging these groups keeps to the budget.
+
+        Args:
+            groups: all that will be judged; how their rows are spread over batches counts.
+            most: what would be read at once if memory did not matter; None for what suits the
+                backend.
+
+        Raises:
+            InsufficientMemory: when the longest group alone does not fit.
+        """
+        from mobilellm_mlx.backend import backend
+        from mobilellm_mlx.decoding.likelihood import CPU_BATCH, GPU_BATCH, batches
+
+        tokens = most or (CPU_BATCH if backend().name == "cpu" else GPU_BATCH)
+        room = self.max_bytes - self.weight_bytes
+        while tokens > 1:
+            parts = batches(groups, tokens)
+            if all(self.batch_bytes([groups[at] for at in part]) <= room for part in parts):
+                return tokens
+            tokens //= 2
+        self._require_room_for_each(groups)
+        return 1
+
+    def _require_room_for_each(self, groups: Sequence[Group]) -> None:
+        """A batch of one token is a group alone."""
+        least = self.weight_bytes + max((self.batch_bytes([one]) for one in groups), default=0)
+        if least > self.max_bytes:
+            raise InsufficientMemory(
+                f"judging needs {format_bytes(least)} ({format_bytes(self.weight_bytes)} are "
+                f"weights), but `max-memory` is {format_bytes(self.max_bytes)}",
+                f"pass `--max-memory {-(-least // 10**6)}MB` or more, a shorter `--context`, or "
+                "choose a smaller model or `--compute packed`",
+            )
+
+    def batch_bytes(self, groups: Sequence[Group]) -> int:
+        """What judging groups at once takes beside the weights."""
+        from mobilellm_mlx.decoding.likelihood import HEAD_BYTES, PIECE, _shared
+
+        if not groups:
+            return 0
+        config, item = self.config, self.item_bytes
+        shared = [_shared(group) for group in groups]
+        begun = max(shared)  # every beginning is filled up to it
+        rests = [
+            len(row.tokens) - 1 - start
+            for group, start in zip(groups, shared, strict=True)
+            for row in group
+        ]
+        count = sum(rest > 0 for rest in rests)
+        read = min(ceil(sum(rests) * _FILLING), count * max(rests))
+        kept = len(groups) * begun * config.kv_bytes_per_token(item)
+        first = self._block_bytes(len(groups) * begun, begun)
+        second = self._block_bytes(read, begun + max(rests))
+        second += 2 * count * begun * self._layer_bytes()  # keys and values of beginnings, spread
+        judged = sum(row.judged for group in groups for row in group)
+        head = min(judged * config.vocab_size * 4, max(HEAD_BYTES, config.vocab_size * 4))
+        copies = _LOGITS + (config.vocab_size % PIECE > 0)  # filled up to whole pieces
+        return int(kept + max(first, second, copies * head))
+
+    def _block_bytes(self, tokens: int, seen: int) -> float:
+        """Of one block that reads tokens which see so many."""
+        config = self.config
+        scores = _SCORES * config.num_attention_heads * seen
+        states = _FEED_FORWARD * config.intermediate_size + _STATES * config.hidden_size
+        return tokens * (scores + states) * self.item_bytes
+
+    def _layer_bytes(self) -> int:
+        """Keys and values of a token in one block."""
+        return 2 * self.config.num_key_value_heads * self.config.head_dim * self.item_bytes
