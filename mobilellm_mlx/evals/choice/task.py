@@ -20,7 +20,7 @@ SLICE = 1024
 """Questions that are made into tokens before they are judged."""
 
 Judge = Callable[["Sequence[Sequence[Row]]", threading.Event], Iterator[Event]]
-"""Judges groups of rows: ``Engine.judge``."""
+"""Judges groups of rows: ``Engine.judge``, perhaps within a budget of memory."""
 
 
 class ChoiceTask:
