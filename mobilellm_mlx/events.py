@@ -441,13 +441,16 @@ class CacheSummary(Summary):
 
 @dataclass(frozen=True, slots=True)
 class Judged(Event):
-    """How likely a model finds the ends of sequences that belong together."""
+    """How likely a model finds the ends of sequences that belong together.
+
+    Between the engine and who asked it; never printed, so it may hold NaN.
+    """
 
     name = "judged"
     group: int
     """Which of those that were asked about, counted from 0."""
     log_likelihoods: list[float]
-    """Of the judged tokens of each sequence together, in nats; may be NaN."""
+    """Of the judged tokens of each sequence together, in nats."""
     greedy: list[bool]
     """Each judged token was the likeliest."""
     tokens: list[int]
