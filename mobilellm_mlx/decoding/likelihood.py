@@ -169,13 +169,15 @@ class _Asked:
 Groups = Sequence[Sequence[Row]]
 
 
-def judge(model: LanguageModel, groups: Groups) -> list[list[Likelihood]]:
-    """The likelihoods of rows in groups that mostly begin alike; all are computed at once.
+def judge(model: LanguageModel, groups: Groups, most: int | None = None) -> list[list[Likelihood]]:
+    """The likelihoods of rows in groups that mostly begin alike.
 
     Args:
         model: the network.
         groups: of rows; what all rows of a group begin with is read once. How it is grouped
             changes rounding and nothing else.
+        most: tokens of what rows have of their own that are read at once, filling included; a
+            single row may have more. None for all that are of similar lengths.
 
     Returns:
         One for each row, grouped as they came.
@@ -192,8 +194,12 @@ def judge(model: LanguageModel, groups: Groups) -> list[list[Likelihood]]:
     origins = [number for number, group in enumerate(groups) for _ in group]  # by row
     starts = [shared[number] for number in origins]  # by row
     rests = [at for at, row in enumerate(rows) if starts[at] < len(row.tokens) - 1]
-    for part in _evenly(rests, lambda at: len(rows[at].tokens) - 1 - starts[at]):
-        _read_rests(model, part, rows, starts, origins, begun, sums)
+    length = {at: len(rows[at].tokens) - 1 - starts[at] for at in rests}
+    for part in _evenly(rests, length.__getitem__):
+        count = max(1, most // length[part[0]]) if most else len(part)  # the first is the longest
+        for first in range(0, len(part), count):
+            some = part[first : first + count]
+            _read_rests(model, some, rows, starts, origins, begun, sums)
     found = iter(sums)
     return [
         [Likelihood((one := next(found)).total, one.is_greedy, row.judged) for row in group]
@@ -392,7 +398,8 @@ def judge_all(
     for numbers in batches(groups, at_once):
         if cancel.is_set():
             return
-        found = judge(model, [groups[number] for number in numbers])
+        # A whole batch with its filling is read at once; a group that is more than that is not.
+        found = judge(model, [groups[number] for number in numbers], 4 * at_once // 3)
         for number, some in zip(numbers, found, strict=True):
             yield Judged(
                 number,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import numbers
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,9 +32,13 @@ from mobilellm_mlx.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from mobilellm_mlx.engine import Engine
 
+_MAX_NAME = 100
 HINT = "install it with `pip install 'mobilellm-mlx[harness]'`"
 ANSWER_TOKENS = 256
 """Most tokens of an answer where a task does not say; lm-eval's own figure."""
+GROUP = 32
+"""Most continuations of one context that are judged at once: tasks that compare sentences have
+thousands that begin with nothing."""
 
 Found = Mapping[str, Any]
 """What lm-eval returns."""
@@ -111,13 +116,15 @@ class HarnessModel:
         return f"{self._info.model}-{self._info.fingerprint[:12]}".replace("/", "__")
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """How likely continuations are after their contexts; what shares a context is one group."""
+        """How likely continuations are after their contexts, those of one context in groups."""
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(request.args[0], []).append(number)
         rows = [self._row(*request.args).cut(self._info.context_limit) for request in requests]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        numbers_of = list(groups.values())
+        numbers_of = [
+            some[at : at + GROUP] for some in groups.values() for at in range(0, len(some), GROUP)
+        ]
         for event in self._judged([[rows[at] for at in some] for some in numbers_of], "answers"):
             answers = zip(event.log_likelihoods, event.greedy, strict=True)
             for at, answer in zip(numbers_of[event.group], answers, strict=True):
@@ -334,7 +341,8 @@ class HarnessTask:
 
     def __init__(self, name: str, found: Found):
         samples = found["samples"][name]
-        self.name = f"harness-{name}"
+        # A name of a file of ours: those of a user's tasks may be anything.
+        self.name = f"harness-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:_MAX_NAME]}"
         self.data_sha256 = digest([[one["doc_hash"], one["prompt_hash"]] for one in samples])
         self.settings = {
             "version": str(found.get("versions", {}).get(name)),

@@ -196,7 +196,7 @@ def load_result(path: Path) -> EvalResult:
         # Older results have none.
         values["weights"] = _scores(values.get("weights", {}))
         return _typed(EvalResult(**values))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InvalidInput(f"`{path}` is not a result of an evaluation: {error}") from None
 
 

@@ -55,7 +55,8 @@ def run_task(
         cancel: stops it after the present request.
 
     Raises:
-        InvalidInput: when the task asks nothing, or asks two things under one name.
+        InvalidInput: when the task asks nothing, or asks two things under one name, or what an
+            earlier run kept is no response to it.
         MobileLLMError: whatever asking raises.
     """
     started = time.perf_counter()
@@ -68,7 +69,7 @@ def run_task(
         yield from _ask(task, subject, requests, journal, answer, cancel)
         responses = journal.of([request.id for request in requests])
     scores: Scores = {
-        request.id: task.score(request, responses[request.id])
+        request.id: _score(task, request, responses[request.id], path)
         for request in requests
         if request.id in responses
     }
@@ -139,6 +140,17 @@ def _ask(
         yield Progress(name, done, len(requests), "items")
         if cancel.is_set():
             return
+
+
+def _score(task: Task, request: Request, response: Response, path: Path) -> dict[str, float]:
+    """The figures of a response; what lies in a file may be anything."""
+    try:
+        return task.score(request, response)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"the response to `{request.id}` in `{path.name}` cannot be scored: {error!r:.80}",
+            "ask everything again with `--fresh`",
+        ) from error
 
 
 def _nonfinite(result: EvalResult) -> Iterator[Event]:

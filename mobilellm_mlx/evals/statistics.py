@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -197,12 +198,21 @@ def metric_from(values: Mapping[str, Any]) -> Metric:
     figures = (found.mean, found.low, found.high, found.stderr)
     if not all(value is None or _is_number(value) for value in figures):
         raise ValueError("a figure of a metric is no number")
-    if not all(isinstance(count, int) for count in (found.n, found.nonfinite)):
-        raise ValueError("what a metric counts is no whole number")
+    if not all(_is_count(count) for count in (found.n, found.nonfinite)):
+        raise ValueError("what a metric counts is no whole number, or none that can be")
     if not isinstance(found.interval, str):
         raise ValueError("the name of an interval is no text")
+    if found.interval == "wilson" and not 0 <= (found.mean or 0) <= 1:
+        raise ValueError("a share is not between 0 and 1")
+    if (found.stderr or 0) < 0:
+        raise ValueError("a standard error is below zero")
     return found
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    # Whole numbers of JSON may be longer than any float.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63

@@ -150,6 +150,22 @@ def test_whatever_the_groups_and_batches_each_row_is_judged_as_alone(
         check(name, [some[one.group]], [[Likelihood(*value) for value in values]])
 
 
+@pytest.mark.parametrize("shared", [0, 30])
+def test_a_group_that_is_larger_than_a_batch_is_read_in_parts(shared: int) -> None:
+    network_, read = network("llama"), []
+
+    def hidden(tokens: mx.array, caches: Any) -> mx.array:
+        read.append(tokens.size)
+        return network_.hidden(tokens, caches)
+
+    watched: Any = SimpleNamespace(config=network_.config, hidden=hidden, head=network_.head)
+    group = [Row((*ids(shared, 1), *ids(20 + at % 3, at)), 9) for at in range(50)]
+    (found,) = judge_all(watched, [group], threading.Event(), batch_tokens=60)
+    assert max(read) <= 80
+    values = zip(found.log_likelihoods, found.greedy, found.tokens, strict=True)
+    check("llama", [group], [[Likelihood(*value) for value in values]])
+
+
 def test_no_groups_are_no_events() -> None:
     assert judge(network("llama"), []) == []
     assert list(judge_all(network("llama"), [], threading.Event())) == []

@@ -127,7 +127,7 @@ def test_batches_are_as_large_as_was_asked(engine: Engine, monkeypatch: pytest.M
 
     sizes: list[int] = []
 
-    def spied(model: Any, groups: Any) -> Any:
+    def spied(model: Any, groups: Any, *most: Any) -> Any:
         sizes.append(len(groups))
         return judge(model, groups)
 

@@ -19,6 +19,7 @@ from mobilellm_mlx.evals.harness import (
     Asked,
     HarnessJob,
     HarnessModel,
+    HarnessTask,
     as_lm,
     first_tokens,
     lm_eval,
@@ -86,6 +87,20 @@ def test_continuations_of_one_context_are_one_group_and_answers_come_in_order(
     assert [texts(rows) for rows in engine.groups] == [["A: yes", "A: maybe!"], ["B: no"]]
     kept = {args: answer for _, args, answer in model.cache_hook.kept}
     assert kept == dict(zip(pairs, found, strict=True))
+
+
+def test_thousands_of_continuations_of_one_context_are_several_groups(
+    evaluator: Evaluator,
+) -> None:
+    engine = Asker()
+    told: list[Event] = []
+    model = model_of(engine, tell=told.append)
+    pairs = [("", "a" * (1 + number % 7)) for number in range(1000)]
+    assert model.loglikelihood([Instance(pair) for pair in pairs]) == [
+        (-float(len(text)), False) for _, text in pairs
+    ]
+    assert max(map(len, engine.groups)) <= 32
+    assert len([one for one in told if isinstance(one, Progress)]) > 30
 
 
 def test_a_continuation_without_a_context_stands_after_the_first_token(
@@ -254,3 +269,9 @@ def test_a_cancelled_run_ends_without_a_result(evaluator: Evaluator, tiny_dir: P
     *_, summary = run(engine, Asked(["pets"]))
     assert isinstance(summary, EvalSummary)
     assert (summary.status, summary.results) == ("cancelled", [])
+
+
+def test_a_result_of_a_task_with_an_odd_name_has_a_name_for_a_file() -> None:
+    odd = "../own/\x1b[31mpets and dogs"
+    task = HarnessTask(odd, {"samples": {odd: []}})
+    assert task.name == "harness-..-own-31mpets-and-dogs"

@@ -162,3 +162,38 @@ def test_a_result_that_cannot_be_written_leaves_nothing_behind(
     with pytest.raises(StorageError, match="No space left"):
         save_result(result("10"))
     assert list(results_dir().iterdir()) == []
+
+
+HUGE = 10**400
+"""JSON has such whole numbers, floats have not."""
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"mean": HUGE},
+        {"n": HUGE, "stderr": None},
+        {"n": -1},
+        {"nonfinite": -1},
+        {"mean": 5.0, "stderr": None},
+        {"mean": -1.0, "stderr": None},
+        {"stderr": -0.1},
+    ],
+)
+def test_a_result_with_figures_that_cannot_be_is_none(figures: dict[str, Any]) -> None:
+    path = save_result(result("1011"))
+    values = json.loads(path.read_text())
+    values["metrics"]["right"].update(figures)
+    path.write_text(json.dumps(values))
+    with pytest.raises(InvalidInput, match="is not a result of an evaluation"):
+        load_result(path)
+
+
+def test_a_result_with_a_score_beyond_any_float_is_none() -> None:
+    path = save_result(result("1011"))
+    values = json.loads(path.read_text())
+    values["scores"]["0"] = {"right": HUGE}
+    path.write_text(json.dumps(values))
+    assert stored_results()[0] == []
+    with pytest.raises(InvalidInput, match="is not a result of an evaluation"):
+        load_result(path)

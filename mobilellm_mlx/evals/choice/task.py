@@ -57,8 +57,10 @@ class ChoiceTask:
     def score(self, request: Request, response: Response) -> dict[str, float]:
         question: Question = request.payload
         answer = question.pairs[question.gold][1]
-        values = [float(value) for value in response.values["log_likelihoods"]]
-        return scores(values, question, len(answer.encode()))
+        found = response.values["log_likelihoods"]
+        if not isinstance(found, list) or len(found) != len(question.pairs):
+            raise ValueError(f"expected {len(question.pairs)} log-likelihoods")
+        return scores([float(value) for value in found], question, len(answer.encode()))
 
 
 class ChoiceAnswerer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from mobilellm_mlx.decoding.likelihood import Row
+from mobilellm_mlx.errors import InvalidInput
 from mobilellm_mlx.evals.choice import task as tasks
 from mobilellm_mlx.evals.choice.question import Question
 from mobilellm_mlx.evals.choice.task import ChoiceAnswerer, ChoiceTask
-from mobilellm_mlx.evals.runner import run_task
+from mobilellm_mlx.evals.runner import journal_path, run_task
 from mobilellm_mlx.evals.task import Response, Subject
 from mobilellm_mlx.events import EvalSummary, Event, Judged, Notice, Progress
 from mobilellm_mlx.testing import ByteTokenizer
@@ -126,3 +128,24 @@ def test_a_model_that_gives_nan_is_named_and_in_no_mean() -> None:
     assert "5 values of `acc` are NaN or infinite" in notices
     metric = summary.results[0]["metrics"]["acc"]
     assert (metric["nonfinite"], metric["mean"]) == (5, None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"log_likelihoods": None},
+        {"log_likelihoods": [-1]},
+        {"log_likelihoods": [-1, -2, -3]},
+        {"log_likelihoods": ["x", "y"]},
+        {"log_likelihoods": [-(10**400), -1]},
+        {"log_likelihoods": "12"},
+        {"log_likelihoods": {"1": -1, "2": -2}},
+    ],
+)
+def test_a_kept_response_that_is_none_is_named(values: dict[str, Any]) -> None:
+    path = journal_path(task(), Subject("m", "f" * 16, None, {"context": 99}), 0)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"id": "3", "response": values}) + "\n")
+    with pytest.raises(InvalidInput, match=f"response to `3` in `{path.name}` cannot be scored"):
+        run(LikesLength())
