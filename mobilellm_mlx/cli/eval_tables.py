@@ -106,8 +106,15 @@ def _print_choice_notes(results: Sequence[Mapping[str, Any]], found: Average | N
         some = "every task" if len(cut) == len(results) else ", ".join(cut)
         say(f"Only the first questions were asked of {some}.")
     for one in results:
+        if cut := one["metrics"].get("cut"):
+            were = "1 question was" if cut["n"] == 1 else f"{cut['n']} questions were"
+            say(f"{one['task']}: {were} longer than the context and lost the beginning.")
         if lost := max(metric["nonfinite"] for metric in one["metrics"].values()):
-            say(f"{one['task']}: {_nonfinite(lost)}, so it is in no average.")
+            is_out = any(
+                one["metrics"][name]["nonfinite"] for name in one["metrics"].keys() & _CHOICE
+            )
+            end = ", so it is in no average" if is_out else ""
+            say(f"{one['task']}: {_nonfinite(lost)}{end}.")
 
 
 def _print_published(head: str, row: PublishedRow, result: Mapping[str, Any]) -> None:

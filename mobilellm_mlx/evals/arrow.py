@@ -19,6 +19,7 @@ _INT, _UTF8, _BOOL, _LIST, _RECORD = 2, 5, 6, 12, 13
 _FORMATS = {(bits, signed): code for bits, codes in ((8, "Bb"), (16, "Hh"), (32, "Ii"), (64, "Qq"))
             for signed, code in enumerate(codes)}  # fmt: skip
 _MAX_DEPTH = 8
+_MAX_FIELDS = 1000
 
 
 def read_table(data: bytes) -> list[dict[str, Any]]:
@@ -32,7 +33,8 @@ def read_table(data: bytes) -> list[dict[str, Any]]:
     try:
         for kind, header, body in _messages(memoryview(data)):
             if kind == _SCHEMA:
-                fields = [_field(one) for one in header.tables(1)]
+                left = iter(range(_MAX_FIELDS))
+                fields = [_field(one, left) for one in header.tables(1)]
             elif kind == _BATCH:
                 rows += _Batch(header, body).rows(fields)
             else:
@@ -103,7 +105,10 @@ class _Field:
     children: tuple[_Field, ...]
 
 
-def _field(table: _Table, depth: int = 0) -> _Field:
+def _field(table: _Table, left: Iterator[int], depth: int = 0) -> _Field:
+    """A column and those in it; several may be described in one place, so they are counted."""
+    if next(left, None) is None:
+        raise ValueError(f"it has more than {_MAX_FIELDS:,} columns")
     name, kind, code = table.text(0), table.number(2, "B"), ""
     if kind == _INT:
         bits, signed = table.table(3).number(0, "i"), table.table(3).number(1, "B")
@@ -112,7 +117,7 @@ def _field(table: _Table, depth: int = 0) -> _Field:
         raise ValueError(f"the column `{name[:40]}` has a type that is not known ({kind})")
     if depth > _MAX_DEPTH or table.has(4):
         raise ValueError(f"the column `{name[:40]}` is nested too deep or a dictionary")
-    children = tuple(_field(one, depth + 1) for one in table.tables(5))
+    children = tuple(_field(one, left, depth + 1) for one in table.tables(5))
     if kind == _LIST and len(children) != 1:
         raise ValueError(f"the column `{name[:40]}` is a list of {len(children)} types")
     return _Field(name, kind, code, children)

@@ -55,12 +55,15 @@ class ChoiceTask:
         ]
 
     def score(self, request: Request, response: Response) -> dict[str, float]:
+        """See ``scores``; ``cut`` is how many tokens a question lost that did not fit."""
         question: Question = request.payload
         answer = question.pairs[question.gold][1]
         found = response.values["log_likelihoods"]
         if not isinstance(found, list) or len(found) != len(question.pairs):
             raise ValueError(f"expected {len(question.pairs)} log-likelihoods")
-        return scores([float(value) for value in found], question, len(answer.encode()))
+        known = scores([float(value) for value in found], question, len(answer.encode()))
+        cut = float(response.values.get("cut", 0))
+        return {**known, "cut": cut} if cut else known
 
 
 class ChoiceAnswerer:

@@ -85,6 +85,13 @@ def test_what_does_not_fit_the_context_is_left_out_at_the_beginning_and_counted(
     assert (bytes(longest.tokens), longest.judged) == (b"x" * 9, 8)
 
 
+def test_a_result_says_how_many_questions_did_not_fit() -> None:
+    _, summary = run(LikesLength(), context=10)
+    cut = summary.results[0]["metrics"]["cut"]
+    assert (cut["n"], cut["mean"]) == (2, pytest.approx((1 + 5) / 2))
+    assert "cut" not in run(LikesLength())[1].results[0]["metrics"]
+
+
 def test_questions_become_tokens_a_slice_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "SLICE", 2)
     judge = LikesLength()
@@ -103,9 +110,9 @@ def test_nothing_more_is_asked_once_it_is_cancelled(monkeypatch: pytest.MonkeyPa
     assert len(judge.groups) == 1
 
 
-def run(judge: Any, limit: int | None = None) -> tuple[list[Event], EvalSummary]:
-    answerer = ChoiceAnswerer(judge, ByteTokenizer(), 99, threading.Event())
-    subject = Subject("m", "f" * 16, None, {"context": 99})
+def run(judge: Any, limit: int | None = None, context: int = 99) -> tuple[list[Event], EvalSummary]:
+    answerer = ChoiceAnswerer(judge, ByteTokenizer(), context, threading.Event())
+    subject = Subject("m", "f" * 16, None, {"context": context})
     *events, summary = run_task(task(), subject, answerer, limit=limit)
     assert isinstance(summary, EvalSummary)
     return events, summary
