@@ -512,6 +512,7 @@ _EVENTS: dict[str, type[Event]] = {
         ToolCalled,
         ToolAllowed,
         ToolEnded,
+        Judged,
         MemoryEstimated,
         TrainStarted,
         TrainStep,

@@ -290,7 +290,7 @@ def test_a_kill_after_an_accident_does_not_bring_the_high_rate_back(tmp_path):
 def test_an_accident_never_leaves_a_run_without_a_checkpoint(tmp_path, monkeypatch):
     """Its only one is that of step 0, and a kill may come at any moment of the going back."""
     trainer = make_trainer(CONFIG.merged({"save_every": 0, "validate_every": 100}), tmp_path)
-    trainer._gradients = lambda *arrays: (mx.array(math.nan), trainer._trainable())
+    trainer._gradients = lambda *arrays: (mx.array(math.nan), trainer._model.trainable_parameters())
 
     def look(self, target, real=Path.rename):
         found = real(self, target)
