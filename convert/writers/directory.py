@@ -124,14 +124,22 @@ def staging(target: Path) -> Iterator[Path]:
     parent, prefix = target.resolve().parent, f".{target.name}{_PARTIAL}"
     with _storage_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob(f"{glob.escape(prefix)}*"):
-            _sweep(left, target)
-        path, lock = _make_locked(parent, prefix)
+        _sweep_all(parent, prefix, target)
+        made: tuple[Path, int] | None = None
         try:
-            yield path
+            made = _make_locked(parent, prefix)
+            yield made[0]
         finally:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+            if made is None:  # a signal came while it was made
+                _sweep_all(parent, prefix, target)
+            else:
+                shutil.rmtree(made[0], ignore_errors=True)
+                os.close(made[1])
+
+
+def _sweep_all(parent: Path, prefix: str, target: Path) -> None:
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
+        _sweep(left, target)
 
 
 def _sweep(left: Path, target: Path) -> None:
