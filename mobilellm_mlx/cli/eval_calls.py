@@ -19,8 +19,10 @@ from mobilellm_mlx.cli.shared import (
     find_adapter,
     load_options,
     loading_options,
+    model_option,
     require_text,
     resolve_model,
+    resume_option,
 )
 from mobilellm_mlx.evals.calls.asking import ALL_MODES, FORMAT, MODES
 from mobilellm_mlx.events import EvalSummary, Event, Status
@@ -35,7 +37,7 @@ _LIMIT = 100
 
 
 @click.command("calls")
-@click.option("-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m.")
+@model_option
 @click.option(
     "--data",
     type=click.Choice([*DATA, "all"]),
@@ -92,7 +94,7 @@ _LIMIT = 100
     help="The right tool and others by chance, or what the filter of a chat finds.",
 )
 @click.option("--reply", is_flag=True, help="Also score what is said after the right call.")
-@click.option("--resume/--fresh", default=True, help="Go on with an earlier run (default), or not.")
+@resume_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
 @adapter_options

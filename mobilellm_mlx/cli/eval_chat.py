@@ -20,8 +20,10 @@ from mobilellm_mlx.cli.shared import (
     find_adapter,
     load_options,
     loading_options,
+    model_option,
     require_text,
     resolve_model,
+    resume_option,
 )
 from mobilellm_mlx.errors import StorageError, TemplateError
 from mobilellm_mlx.evals.chat.task import MAX_TOKENS
@@ -56,7 +58,7 @@ class Asking:
 
 
 @click.command("chat")
-@click.option("-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m.")
+@model_option
 @click.option(
     "--questions",
     callback=require_text,
@@ -94,7 +96,7 @@ class Asking:
     metavar="N",
     help="Of what is drawn.",
 )
-@click.option("--resume/--fresh", default=True, help="Go on with an earlier run (default), or not.")
+@resume_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
 @adapter_options

@@ -19,8 +19,10 @@ from mobilellm_mlx.cli.shared import (
     find_adapter,
     load_options,
     loading_options,
+    model_option,
     require_text,
     resolve_model,
+    resume_option,
 )
 from mobilellm_mlx.evals.choice.commonsense import FORMS, OLMO
 from mobilellm_mlx.events import EvalSummary, Event, Status
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @click.command("choice")
-@click.option("-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m.")
+@model_option
 @click.option(
     "--tasks",
     default="commonsense",
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="What MLX may hold, weights included, as `2GB`; batches are made to fit.",
 )
-@click.option("--resume/--fresh", default=True, help="Go on with an earlier run (default), or not.")
+@resume_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
 @adapter_options

@@ -18,6 +18,7 @@ from mobilellm_mlx.cli.shared import (
     find_adapter,
     load_options,
     loading_options,
+    model_option,
     require_text,
     resolve_model,
 )
@@ -41,7 +42,7 @@ ONLINE = (
     metavar="NAMES",
     help="Of lm-eval's tasks or groups, with commas between.",
 )
-@click.option("-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m.")
+@model_option
 @click.option(
     "--include",
     callback=require_text,

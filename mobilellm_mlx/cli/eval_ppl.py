@@ -18,8 +18,10 @@ from mobilellm_mlx.cli.shared import (
     find_adapter,
     load_options,
     loading_options,
+    model_option,
     require_text,
     resolve_model,
+    resume_option,
 )
 from mobilellm_mlx.errors import InvalidInput, InvalidOption
 from mobilellm_mlx.events import EvalSummary, Event
@@ -52,7 +54,7 @@ class Asking:
 
 @click.command("ppl")
 @click.argument("text", callback=require_text)
-@click.option("-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m.")
+@model_option
 @click.option(
     "--window",
     type=int,
@@ -73,7 +75,7 @@ class Asking:
     metavar="TOKENS",
     help="Stop at the end of the passage that has this token; 0 reads all.",
 )
-@click.option("--resume/--fresh", default=True, help="Go on with an earlier run (default), or not.")
+@resume_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
 @adapter_options

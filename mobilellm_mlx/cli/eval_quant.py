@@ -18,6 +18,7 @@ from mobilellm_mlx.cli.shared import (
     loading_options,
     require_text,
     resolve_model,
+    resume_option,
 )
 from mobilellm_mlx.events import EvalSummary, Event, Notice
 
@@ -74,7 +75,7 @@ SAME = 1e-6
 @click.option(
     "--plot", callback=require_text, metavar="PNG", help="Draw size against quality into a file."
 )
-@click.option("--resume/--fresh", default=True, help="Go on with an earlier run (default), or not.")
+@resume_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
 @debug_option

@@ -82,6 +82,12 @@ _ADAPTER = (
         "--force-adapter", is_flag=True, help="Use it though it was made for another model."
     ),
 )
+model_option = click.option(
+    "-m", "--model", metavar="MODEL", help="Name or directory; default smollm2-135m."
+)
+resume_option = click.option(
+    "--resume/--fresh", default=True, help="Go on with an earlier run (default), or not."
+)
 _SHOW_REASONING = click.option(
     "--show-reasoning", is_flag=True, help="Print the reasoning before the answer on stderr."
 )

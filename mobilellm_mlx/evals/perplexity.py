@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mobilellm_mlx.errors import DataError, InvalidOption
+from mobilellm_mlx.evals.choice.task import Judge
 from mobilellm_mlx.evals.corpora import Corpus, Passage
 from mobilellm_mlx.evals.task import Request, Response
 from mobilellm_mlx.events import Event, Judged
@@ -41,9 +42,6 @@ MIN_PASSAGES = 5
 """With fewer there are no standard errors."""
 UNITS = ("byte", "character", "token", "word")
 """What likelihoods are divided by. A word is what stands between white space."""
-
-Judge = Callable[["Sequence[Sequence[Row]]", threading.Event], Iterator[Event]]
-"""Judges groups of rows: ``Engine.judge``."""
 
 
 @dataclass(frozen=True, slots=True)
