@@ -239,6 +239,10 @@ def _compute(options: LoadOptions) -> Literal["packed", "dense"]:
     return backend().default_compute if options.compute == "auto" else options.compute
 
 
+_WORDS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json")
+"""Files that say which tokens a text is: other ones make other figures of the same weights."""
+
+
 def _fingerprint(directory: Path, files: list[Path], *form: str) -> str:
     """What tells a model from every other, and from itself computed in another form.
 
@@ -250,6 +254,9 @@ def _fingerprint(directory: Path, files: list[Path], *form: str) -> str:
         digest.update(f"\n{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
         with path.open("rb") as file:
             digest.update(file.read(int.from_bytes(file.read(8), "little")))
+    for path in (directory / name for name in _WORDS):
+        if path.is_file():
+            digest.update(f"\n{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     digest.update("\n".join(form).encode())
     return digest.hexdigest()
 

@@ -1,5 +1,6 @@
 """Another model takes the present one's place, or does not: one of the two always answers."""
 
+import json
 import os
 import threading
 import weakref
@@ -275,6 +276,15 @@ def test_a_plan_counts_what_another_model_gives_back(
 
 def fingerprint(directory: Path, options: LoadOptions | None = None) -> str:
     return load_model(directory, options).info.fingerprint
+
+
+def test_other_words_are_another_fingerprint(other: Path) -> None:
+    """They make other tokens of a text, and so other figures of the same weights."""
+    first = fingerprint(other)
+    path = other / "tokenizer_config.json"
+    values = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**values, "add_bos_token": True}))
+    assert fingerprint(other) != first
 
 
 def test_a_fingerprint_is_of_the_files_and_the_form(other: Path) -> None:
