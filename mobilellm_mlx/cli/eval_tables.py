@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mobilellm_mlx.cli.errors import printable
+from mobilellm_mlx.cli.eval_text import (
+    SHARES,
+    figure,
+    nonfinite,
+    print_table,
+    say,
+    share,
+    with_error,
+)
 
 if TYPE_CHECKING:
     from mobilellm_mlx.evals.published import PublishedRow
-    from mobilellm_mlx.evals.results import Difference, EvalResult
-    from mobilellm_mlx.evals.statistics import Metric
-    from mobilellm_mlx.evals.suites import Average, Comparison
+    from mobilellm_mlx.evals.suites import Average
 
-_Row = Sequence[str | Sequence[str]]
-"""Cells of a table; one of several lines is a list."""
-_WIDTH = 80
 _CHOICE = ("acc", "acc_norm")
-_ORDER = ("em_intent", "em_structure", "valid", "called", "restraint", "found")
-"""Metrics that come first in a table."""
 
 
 def print_results(results: Sequence[Mapping[str, Any]]) -> None:
     """One table of a model's choice tasks, and one for each other, with a column for each result.
 
+    Of a run that was stopped nothing is in a table: a line below says how far it came.
+
     Args:
-        results: as ``EvalResult.brief`` gives them.
+        results: as ``EvalResult.brief`` gives them, or as the summary of a run does.
     """
     from mobilellm_mlx.evals.suites import is_choice
 
+    stopped = [one for one in results if one["requests"] < one.get("asked", 0)]
+    results = [one for one in results if one not in stopped]
     choices: dict[str, list[Mapping[str, Any]]] = {}
     for one in results:
         if is_choice(one["metrics"]):
@@ -42,13 +46,48 @@ def print_results(results: Sequence[Mapping[str, Any]]) -> None:
     for task in dict.fromkeys(one["task"] for one in results):
         columns = [one for one in results if one["task"] == task]
         names = dict.fromkeys(name for one in columns for name in one["metrics"])
-        ordered = sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else 99)
+        ordered = sorted(names, key=lambda name: SHARES.index(name) if name in SHARES else 99)
         heads = [str(one["settings"].get("mode") or one["model"]) for one in columns]
-        counts = " / ".join(dict.fromkeys(str(one["requests"]) for one in columns))
-        click.echo(f"{printable(task)}: {counts} requests, {printable(columns[0]['model'])}")
+        counts = " / ".join(dict.fromkeys(map(asked, columns)))
+        say(f"{task}: {counts} requests, {columns[0]['model']}")
         rows = [_row(name, [one["metrics"].get(name) for one in columns]) for name in ordered]
         print_table(["", *heads], rows)
         click.echo()
+    for one in stopped:
+        print_stopped(one)
+
+
+def print_stopped(result: Mapping[str, Any], unit: str = "requests") -> None:
+    """How far a run came that was stopped.
+
+    Args:
+        result: as the summary of a run has it.
+        unit: what it asks.
+    """
+    mode = result["settings"].get("mode")
+    name = f"{result['task']}, {mode}" if mode else result["task"]
+    say(
+        f"{name}: stopped at {result['requests']:,} of {result['asked']:,} {unit}, no result kept; "
+        "the same command goes on"
+    )
+
+
+def tell_kept(results: Sequence[Mapping[str, Any]]) -> None:
+    """Which results were kept, on stderr: ids may be copied from there whole.
+
+    Args:
+        results: as the summary of a run has them.
+    """
+    if ids := [one["id"] for one in results if one["path"]]:
+        say(f"kept as {', '.join(ids)}", err=True)
+
+
+def asked(result: Mapping[str, Any]) -> str:
+    """How many requests a result is of, and of how many where those are more."""
+    from mobilellm_mlx.evals.suites import available
+
+    count, whole = result["requests"], available(result)
+    return f"{count:,} of {whole:,}" if whole and count < whole else f"{count:,}"
 
 
 def print_choices(results: Sequence[Mapping[str, Any]]) -> None:
@@ -62,21 +101,18 @@ def print_choices(results: Sequence[Mapping[str, Any]]) -> None:
 
     results = sorted(results, key=lambda one: place(one["task"]))
     found = average(results)
-    # The paper's eight have the published average beside theirs, and no other average has.
-    columns = {one["task"] for one in results} | (
-        {"average"} if found and found.is_paper else set()
-    )
+    own = _own_figures(results, found)
     published = [
-        row for row in rows_for(results[0]["model"], "choice") if columns & set(row.values)
+        row for row in rows_for(results[0]["model"], "choice") if own.keys() & row.values.keys()
     ]
     heads = ["published"] if len(published) == 1 else _numbered("published", len(published))
     rows = [
         [
             one["task"],
-            str(one["requests"]),
-            *(_share(one["metrics"].get(name)) for name in _CHOICE),
-            _figure(one["metrics"]["bits_per_byte"]["mean"]),
-            *(_published(row, one["task"]) for row in published),
+            asked(one),
+            *(share(one["metrics"].get(name)) for name in _CHOICE),
+            figure(one["metrics"]["bits_per_byte"]["mean"]),
+            *(_published(row, one["task"], own) for row in published),
         ]
         for one in results
     ]
@@ -84,27 +120,35 @@ def print_choices(results: Sequence[Mapping[str, Any]]) -> None:
     if found and len(found.tasks) > 1:
         pair = [with_error(one.mean, one.stderr) for one in (found.acc, found.headline)]
         name = f"average of {len(found.tasks)}"
-        last = [_published(row, "average") if found.is_paper else "" for row in published]
+        last = [_published(row, "average", own) for row in published]
         foot = [[name, "", *pair, "", *last]]
-    click.echo(printable(_asked(results[0])))
+    say(_asked(results[0]))
     print_table(["", "n", *_CHOICE, "bits/byte", *heads], rows, foot)
     _print_choice_notes(results, found if foot else None)
     for head, row in zip(heads, published, strict=True):
-        _print_published(head, row, results[0])
+        _print_published(head, row, results[0], own)
     click.echo()
+
+
+def _own_figures(results: Sequence[Mapping[str, Any]], found: Average | None) -> dict[str, float]:
+    """What may stand beside published figures, in per cent: whole tasks, and the average of the
+    paper's eight if all of them are whole."""
+    from mobilellm_mlx.evals.suites import headline, is_whole
+
+    whole = [one for one in results if is_whole(one)]
+    metrics = {one["task"]: one["metrics"][headline(one["metrics"])]["mean"] for one in whole}
+    if found and found.is_paper and set(found.tasks) <= set(metrics):
+        metrics["average"] = found.headline.mean
+    return {name: 100 * mean for name, mean in metrics.items() if mean is not None}
 
 
 def _print_choice_notes(results: Sequence[Mapping[str, Any]], found: Average | None) -> None:
     """What a reader of the table has to know."""
-    from mobilellm_mlx.evals.choice.commonsense import COMMONSENSE
-
     if found and any("acc_norm" not in one["metrics"] for one in results):
         say("The average of acc_norm takes acc of a task that has no other.")
-    whole = {one.name: one.documents for one in COMMONSENSE}
-    cut = [one["task"] for one in results if one["requests"] < whole.get(one["task"], 0)]
-    if cut:
-        some = "every task" if len(cut) == len(results) else ", ".join(cut)
-        say(f"Only the first questions were asked of {some}.")
+    shares = [one["metrics"][name] for one in results for name in _CHOICE if name in one["metrics"]]
+    if any(one["mean"] in (0.0, 1.0) for one in shares):
+        say("± of 0 % and of 100 % is read from Wilson's interval.")
     for one in results:
         if cut := one["metrics"].get("cut"):
             were = "1 question was" if cut["n"] == 1 else f"{cut['n']} questions were"
@@ -114,17 +158,21 @@ def _print_choice_notes(results: Sequence[Mapping[str, Any]], found: Average | N
                 one["metrics"][name]["nonfinite"] for name in one["metrics"].keys() & _CHOICE
             )
             end = ", so it is in no average" if is_out else ""
-            say(f"{one['task']}: {_nonfinite(lost)}{end}.")
+            say(f"{one['task']}: {nonfinite(lost)}{end}.")
 
 
-def _print_published(head: str, row: PublishedRow, result: Mapping[str, Any]) -> None:
-    """Where a published row is from, and why it need not agree with what was measured."""
+def _print_published(
+    head: str, row: PublishedRow, result: Mapping[str, Any], own: Mapping[str, float]
+) -> None:
+    """Where a published row is from, how far what was measured is from it, and why it may be."""
     from mobilellm_mlx.catalogue import CATALOGUE
     from mobilellm_mlx.evals.published import kind_of
 
     table, model = row.table, result["model"]
     kinds = {"base": "a base model", "instruct": "tuned to follow instructions"}
     say(f"{head}: {row.model}, {kinds[table.models]}. {table.source}.")
+    far = [f"{name} {own[name] - row.values[name]:+.1f}" for name in own if name in row.values]
+    say(f"Measured (acc_norm where a task has it) less {head}, in points: {', '.join(far)}.")
     differs = []
     if (kind := kind_of(model)) != table.models:
         differs.append(f"{model} is {kinds[kind]}" if kind else f"{model} may be tuned otherwise")
@@ -136,118 +184,6 @@ def _print_published(head: str, row: PublishedRow, result: Mapping[str, Any]) ->
         say(f"What differs: {'; '.join(differs)}.")
     if table.unknown:
         say(f"Not said, and perhaps other than here: {'; '.join(table.unknown)}.")
-
-
-def print_list(results: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each result; its id names task and mode.
-
-    Args:
-        results: as ``EvalResult.brief`` gives them.
-    """
-    rows = [
-        [
-            one["id"],
-            [one["model"], f"+ {one['adapter']}"] if one["adapter"] else one["model"],
-            str(one["requests"]),
-            _main_figures(one["metrics"]),
-        ]
-        for one in results
-    ]
-    print_table(["id", "model", "n", "figure"], rows)
-
-
-def _main_figures(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What stands for a result where there is little room: a figure, or the two of calls."""
-    from mobilellm_mlx.evals.suites import headline
-
-    name = headline(metrics)
-    if name is None:
-        return []
-    names = [name, "em_structure"] if name == "em_intent" else [name]
-    return [f"{name} {_short(name, metrics[name])}" for name in names if name in metrics]
-
-
-def _short(name: str, metric: Mapping[str, Any]) -> str:
-    """A mean alone."""
-    if metric["mean"] is None or metric["interval"] != "wilson":
-        return _figure(metric["mean"])
-    return f"{100 * metric['mean']:.{1 if name in _CHOICE else 0}f}%"
-
-
-def print_differences(
-    before: EvalResult, after: EvalResult, differences: Sequence[Difference]
-) -> None:
-    """What changed between two results, a line for each metric."""
-    for label, result in (("before", before), ("after", after)):
-        click.echo(f"{label}: {printable(_described(result))}")
-    rows = [
-        [
-            one.metric,
-            _figure(one.before),
-            _figure(one.after),
-            f"{one.change.mean or 0:+.3f}",
-            f"{_figure(one.change.low)} to {_figure(one.change.high)}",
-            str(one.change.n),
-            f"{one.p:.3f}",
-        ]
-        for one in differences
-    ]
-    print_table(["metric", "before", "after", "change", "95 %", "n", "p"], rows)
-
-
-def print_model_differences(comparison: Comparison) -> None:
-    """Two models side by side: a line for each task that compares, and the averages."""
-    click.echo(f"before: {printable(comparison.before)}")
-    click.echo(f"after:  {printable(comparison.after)}")
-    several = len({one.form for one in comparison.averages}) > 1
-    rows = []
-    for one in comparison.tasks:
-        form = f" {_form(one.settings)}" if several else ""
-        name = f"{one.task}{form} {one.difference.metric}"
-        found = one.difference
-        rows.append([name, *_changes(found.before, found.after, found.change, found.p, name)])
-    foot = []
-    for mean in comparison.averages:
-        name = f"average of {len(mean.tasks)}" + (f" {mean.form}" if several else "")
-        cells = _changes(mean.before, mean.after, mean.change, mean.p, "acc")
-        foot.append([name, "", *cells[1:]])
-    print_table(["", "n", "before", "after", "change", "95 %", "p"], rows, foot)
-    say("acc and em figures in %; paired over the questions that both were asked.")
-    for one in comparison.tasks:
-        if one.asked:
-            asked = f"{one.asked[0]} and {one.asked[1]}"
-            say(f"{one.task}: of {asked} questions those that both have.")
-        if one.lost:
-            say(f"{one.task}: {_nonfinite(one.lost)}, so it is in no average.")
-    for sentence in comparison.refused:
-        say(f"Left out: {sentence}.")
-
-
-def _changes(
-    before: float, after: float, change: Metric, p: float | None, metric: str
-) -> list[str]:
-    """The cells behind the name of what changed; shares in per cent."""
-    is_share = metric.rpartition(" ")[2] in (*_CHOICE, *_ORDER)
-    times, digits = (100, 1) if is_share else (1, 3)
-    low, high = (scaled(value, times, digits, "+") for value in (change.low, change.high))
-    return [
-        str(change.n),
-        scaled(before, times, digits),
-        scaled(after, times, digits),
-        scaled(change.mean, times, digits, "+"),
-        "-" if change.low is None else f"{low} to {high}",
-        chance(p),
-    ]
-
-
-def scaled(value: float | None, times: int, digits: int, sign: str = "-") -> str:
-    return "-" if value is None else f"{times * value:{sign}.{digits}f}"
-
-
-def chance(p: float | None) -> str:
-    if p is None:
-        return "-"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _row(name: str, metrics: Sequence[Mapping[str, Any] | None]) -> list[str]:
@@ -265,29 +201,13 @@ def _cell(metric: Mapping[str, Any] | None) -> str:
     if metric["interval"] == "wilson":
         low, mean, high = (f"{100 * metric[name]:.0f}" for name in ("low", "mean", "high"))
         return f"{mean}% ({low}-{high})"
-    low, high = _figure(metric["low"]), _figure(metric["high"])
-    return f"{_figure(metric['mean'])} ({low}-{high})"
+    low, high = figure(metric["low"]), figure(metric["high"])
+    return f"{figure(metric['mean'])} ({low}-{high})"
 
 
-def _share(metric: Mapping[str, Any] | None) -> str:
-    """A share in per cent with its standard error."""
-    from mobilellm_mlx.evals.statistics import error_of, metric_from
-
-    if metric is None or metric["mean"] is None:
-        return "-"
-    return with_error(metric["mean"], error_of(metric_from(metric)))
-
-
-def with_error(mean: float, error: float | None) -> str:
-    return f"{100 * mean:.1f}" if error is None else f"{100 * mean:.1f} ±{100 * error:.1f}"
-
-
-def _nonfinite(count: int) -> str:
-    return "1 value is NaN or infinite" if count == 1 else f"{count} values are NaN or infinite"
-
-
-def _published(row: PublishedRow, column: str) -> str:
-    return f"{row.values[column]:.1f}" if column in row.values else ""
+def _published(row: PublishedRow, column: str, own: Mapping[str, float]) -> str:
+    """A published figure beside one that it may be compared with."""
+    return f"{row.values[column]:.1f}" if column in row.values and column in own else ""
 
 
 def _numbered(word: str, count: int) -> list[str]:
@@ -305,47 +225,3 @@ def _asked(result: Mapping[str, Any]) -> str:
     name = "+".join(filter(None, (result["model"], result["adapter"])))
     form = _form(result["task_settings"])
     return f"{name}: {f'in the words of {form}, ' if form else ''}% with standard error"
-
-
-def say(sentence: str) -> None:
-    """A line below a table, folded like it."""
-    click.echo(textwrap.fill(printable(sentence), _WIDTH, subsequent_indent="  "))
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _described(result: EvalResult) -> str:
-    mode = f" {result.mode}" if result.mode else ""
-    return f"{result.id} ({result.model}, {result.task}{mode}, {len(result.scores)} requests)"
-
-
-def print_table(heads: Sequence[str], rows: Sequence[_Row], foot: Sequence[_Row] = ()) -> None:
-    """A table on stdout; its cells are text and nothing else.
-
-    Args:
-        heads: of the columns.
-        rows: their cells.
-        foot: rows below a line.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    def text(cell: str | Sequence[str]) -> Text:
-        return Text("\n".join(map(printable, [cell] if isinstance(cell, str) else cell)))
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for at, head in enumerate(heads):
-        # Whatever does not fit goes on in the next line: an id that was cut is of no use.
-        side: Any = "left" if at == 0 else "right"
-        table.add_column(Text(printable(head)), justify=side, overflow="fold")
-    for part in (rows, foot):
-        for row in part:
-            table.add_row(*map(text, row))
-        table.add_section()
-    Console(highlight=False).print(table)

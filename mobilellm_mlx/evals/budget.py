@@ -100,7 +100,7 @@ class Budget:
         room = self.max_bytes - self.weight_bytes
         while tokens > 1:
             parts = batches(groups, tokens)
-            if all(self.batch_bytes([groups[at] for at in part]) <= room for part in parts):
+            if all(self.batch_bytes([groups[at] for at in part], tokens) <= room for part in parts):
                 return tokens
             tokens //= 2
         self._require_room_for_each(groups)
@@ -108,7 +108,7 @@ class Budget:
 
     def _require_room_for_each(self, groups: Sequence[Group]) -> None:
         """A batch of one token is a group alone."""
-        least = self.weight_bytes + max((self.batch_bytes([one]) for one in groups), default=0)
+        least = self.weight_bytes + max((self.batch_bytes([one], 1) for one in groups), default=0)
         if least > self.max_bytes:
             raise InsufficientMemory(
                 f"judging needs {format_bytes(least)} ({format_bytes(self.weight_bytes)} are "
@@ -117,8 +117,14 @@ class Budget:
                 "choose a smaller model or `--compute packed`",
             )
 
-    def batch_bytes(self, groups: Sequence[Group]) -> int:
-        """What judging groups at once takes beside the weights."""
+    def batch_bytes(self, groups: Sequence[Group], tokens: int | None = None) -> int:
+        """What judging groups at once takes beside the weights.
+
+        Args:
+            groups: of a batch.
+            tokens: of a batch; what rows have of their own is read in parts of about so many. None
+                for all of it together.
+        """
         from mobilellm_mlx.decoding.likelihood import HEAD_BYTES, PIECE, shared_tokens
 
         if not groups:
@@ -131,13 +137,20 @@ class Budget:
             for group, start in zip(groups, shared, strict=True)
             for row in group
         ]
-        count = sum(rest > 0 for rest in rests)
+        count = sum(rest > 0 for rest in rests)  # of rows that are read at once
         read = min(ceil(sum(rests) * _FILLING), count * max(rests))
+        if tokens is not None and count:
+            most = ceil(tokens * _FILLING)
+            read = min(read, max(most, max(rests)))
+            count = min(count, max(1, most // min(rest for rest in rests if rest)))
         kept = len(groups) * begun * config.kv_bytes_per_token(item)
         first = self._block_bytes(len(groups) * begun, begun)
         second = self._block_bytes(read, begun + max(rests))
         second += 2 * count * begun * self._layer_bytes()  # keys and values of beginnings, spread
-        judged = sum(row.judged for group in groups for row in group)
+        # No more positions are judged at once than are read.
+        judged = min(
+            sum(row.judged for group in groups for row in group), max(read, len(groups) * begun)
+        )
         head = min(judged * config.vocab_size * 4, max(HEAD_BYTES, config.vocab_size * 4))
         copies = _LOGITS + (config.vocab_size % PIECE > 0)  # filled up to whole pieces
         return int(kept + max(first, second, copies * head))
@@ -154,13 +167,15 @@ class Budget:
         return 2 * self.config.num_key_value_heads * self.config.head_dim * self.item_bytes
 
 
-def within(engine: Engine, max_bytes: int) -> Judge:
+def within(engine: Engine, max_bytes: int | None) -> Judge:
     """An engine's ``judge`` that keeps to a budget.
 
     Args:
         engine: with its model in memory.
-        max_bytes: that MLX may hold, weights included.
+        max_bytes: that MLX may hold, weights included; None for what suits the backend.
     """
+    if max_bytes is None:
+        return engine.judge
     from mobilellm_mlx.loading import read_json
     from mobilellm_mlx.models import build_config
 

@@ -260,7 +260,7 @@ def _documents(path: Path, seen: Callable[[bytes], None] | None = None) -> Itera
     if path.suffix.lower() != ".jsonl":
         yield _pieces(path, seen)
         return
-    for line in read_lines(path, seen=seen):
+    for line in read_lines(path, seen=seen, example='{"text": "..."}'):
         text = line.value.get("text")
         if not isinstance(text, str):
             has = ", ".join(f"`{key[:40]}`" for key in list(line.value)[:6]) or "no key at all"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from mobilellm_mlx.added_tokens import token_name
 from mobilellm_mlx.decoding.likelihood import Row
 from mobilellm_mlx.errors import InvalidInput, MobileLLMError
+from mobilellm_mlx.evals.budget import within
 from mobilellm_mlx.evals.choice.question import encode_pair
 from mobilellm_mlx.evals.results import make_result, save_result
 from mobilellm_mlx.evals.task import Request, Response, Subject, digest
@@ -88,6 +89,7 @@ class HarnessModel:
         first: see ``first_tokens``.
         tell: hears of progress.
         cancel: stops whatever is asked.
+        max_bytes: that MLX may hold while it judges; None for what suits the backend.
     """
 
     cache_hook: Any
@@ -100,13 +102,16 @@ class HarnessModel:
         first: tuple[int, ...],
         tell: Callable[[Event], None] = lambda event: None,
         cancel: threading.Event | None = None,
+        max_bytes: int | None = None,
     ):
         super().__init__()
         assert engine.info is not None
+        self._judge = within(engine, max_bytes)
         self._engine = engine
         self._info = engine.info
         self._tokenizer = tokenizer
         self._first = first
+        self._shortened_count = 0
         self._tell = tell
         self._cancel = cancel or threading.Event()
 
@@ -120,7 +125,9 @@ class HarnessModel:
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(request.args[0], []).append(number)
-        rows = [self._row(*request.args).cut(self._info.context_limit) for request in requests]
+        whole = [self._row(*request.args) for request in requests]
+        rows = [row.cut(self._info.context_limit) for row in whole]
+        self._tell_cut(sum(one != other for one, other in zip(whole, rows, strict=True)))
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         numbers_of = [
             some[at : at + GROUP] for some in groups.values() for at in range(0, len(some), GROUP)
@@ -150,11 +157,13 @@ class HarnessModel:
             InvalidInput: when a task asks for random answers.
         """
         found: list[str] = []
+        self._shortened_count = 0
         for request in requests:
             context, wishes = request.args
             found.append(self._continued(context, wishes))
             self.cache_hook.add_partial("generate_until", request.args, found[-1])
             self._tell(Progress("texts to write", len(found), len(requests), "items"))
+        self._tell_cut(self._shortened_count)
         return found
 
     def _row(self, context: str, continuation: str) -> Row:
@@ -180,7 +189,7 @@ class HarnessModel:
         """Every group's likelihoods, in whatever order they come."""
         done = lost = 0
         self._tell(Progress(f"{name} to judge", 0, len(groups), "items"))
-        for event in self._engine.judge(groups, self._cancel):
+        for event in self._judge(groups, self._cancel):
             if not isinstance(event, Judged):
                 self._tell(event)
                 continue
@@ -202,7 +211,10 @@ class HarnessModel:
         until = wishes.get("until") or []
         stop = (until,) if isinstance(until, str) else tuple(text for text in until if text)
         named = ("max_gen_toks", "max_new_tokens", "max_tokens")
-        asked = next((int(wishes[name]) for name in named if name in wishes), ANSWER_TOKENS)
+        given = (wishes[name] for name in named if wishes.get(name) is not None)
+        asked = int(next(given, ANSWER_TOKENS))
+        if asked < 1:
+            return ""
         limit = self._info.context_limit
         most = min(asked, max(1, limit // 2))
         text = self._shortened(context, limit - most)
@@ -217,7 +229,15 @@ class HarnessModel:
         """The end of a text, where all of it is too long."""
         ids = self._tokenizer.encode(text)
         room = tokens - len(self._tokenizer.prefix)
-        return text if len(ids) <= room else self._tokenizer.decode(ids[-room:])
+        if len(ids) <= room:
+            return text
+        self._shortened_count += 1
+        return self._tokenizer.decode(ids[-room:])
+
+    def _tell_cut(self, count: int) -> None:
+        if count:
+            were = "1 request was" if count == 1 else f"{count:,} requests were"
+            self._tell(Notice(f"{were} longer than the context and lost the beginning"))
 
 
 def as_lm(*values: Any) -> Any:
@@ -235,12 +255,14 @@ class Asked:
         include: a directory with tasks of the user's own.
         few_shot: examples before each question; None for what the task says.
         limit: the first so many documents of each task.
+        max_bytes: that MLX may hold while it judges; None for what suits the backend.
     """
 
     tasks: Sequence[str]
     include: Path | None = None
     few_shot: int | None = None
     limit: int | None = None
+    max_bytes: int | None = None
 
 
 class HarnessJob:
@@ -277,7 +299,8 @@ class HarnessJob:
         assert info is not None
         words = load_words(Path(info.path))
         first = first_tokens(Path(info.path), words)
-        model = as_lm(self._engine, words.tokenizer, first, self._out.put, self._cancel)
+        asked = self._asked.max_bytes
+        model = as_lm(self._engine, words.tokenizer, first, self._out.put, self._cancel, asked)
         threading.Thread(target=self._run, args=(model,), name="lm-eval", daemon=True).start()
         while isinstance(item := self._out.get(), Event):
             yield item
@@ -348,6 +371,7 @@ class HarnessTask:
             "version": str(found.get("versions", {}).get(name)),
             "few_shot": found.get("n-shot", {}).get(name),
         }
+        self._documents = found.get("n-samples", {}).get(name, {}).get("original")
         self._scores: dict[str, dict[str, float]] = {}
         for one in samples:
             scores = self._scores.setdefault(str(one["doc_id"]), {})
@@ -355,6 +379,12 @@ class HarnessTask:
                 if isinstance(one[metric], numbers.Real):  # others mean something only together
                     label = metric if one["filter"] == "none" else f"{metric},{one['filter']}"
                     scores[label] = float(one[metric])
+
+    @property
+    def available(self) -> int:
+        """Of another version of lm-eval nothing is known but what was asked."""
+        known = self._documents
+        return known if isinstance(known, int) else len(self._scores)
 
     def requests(self, limit: int | None, seed: int) -> Sequence[Request]:
         return [Request(id, None) for id in self._scores][:limit]

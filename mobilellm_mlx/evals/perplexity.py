@@ -23,7 +23,7 @@ from mobilellm_mlx.errors import DataError, InvalidOption
 from mobilellm_mlx.evals.choice.task import Judge
 from mobilellm_mlx.evals.corpora import Corpus, Passage
 from mobilellm_mlx.evals.task import Request, Response
-from mobilellm_mlx.events import Event, Judged
+from mobilellm_mlx.events import Event, Judged, Progress
 
 if TYPE_CHECKING:
     from mobilellm_mlx.decoding.likelihood import Row
@@ -40,6 +40,8 @@ MIN_DOCUMENTS = 10
 """With fewer, standard errors are over passages."""
 MIN_PASSAGES = 5
 """With fewer there are no standard errors."""
+FEW = 32
+"""Passages of which the tokens that were judged are told as well."""
 UNITS = ("byte", "character", "token", "word")
 """What likelihoods are divided by. A word is what stands between white space."""
 
@@ -184,13 +186,17 @@ class PerplexityAnswerer:
         self._cut = cut
         self._cancel = cancel
         self._at_once = at_once
+        self._done = self._total = 0
         # SentencePiece puts a space before every text, also before what goes on from another.
         self._adds_space = b"".join(map(tokenizer.token_bytes, tokenizer.encode("a"))) == b" a"
 
     def __call__(self, requests: Sequence[Request]) -> Iterator[Event | Response]:
         batch: list[_Asked] = []
         tokens = 0
-        for asked in self._asked({request.id for request in requests}):
+        passages = self._asked({request.id for request in requests})
+        if len(requests) <= FEW:
+            passages = self._counted(list(passages))
+        for asked in passages:
             batch.append(asked)
             tokens += sum(len(row.tokens) for row in asked.rows)
             if tokens >= self._at_once:
@@ -199,6 +205,11 @@ class PerplexityAnswerer:
             if self._cancel.is_set():
                 return
         yield from self._judged(batch)
+
+    def _counted(self, passages: Sequence[_Asked]) -> Iterator[_Asked]:
+        """Passages of which each takes its time: tokens are counted as well."""
+        self._done, self._total = 0, sum(row.judged for one in passages for row in one.rows)
+        yield from passages
 
     def _asked(self, open_: set[str]) -> Iterator[_Asked]:
         """The open passages as rows. Of those that are not, no more is read than others need."""
@@ -261,6 +272,10 @@ class PerplexityAnswerer:
                 continue
             asked = owners[event.group]
             asked.nats.append(-event.log_likelihoods[0])
+            if self._total:
+                self._done += event.tokens[0]
+                name = f"ppl-{self._corpus.name}"
+                yield Progress(name, self._done, self._total, "tokens")
             if len(asked.nats) == len(asked.rows):
                 yield asked.response()
 

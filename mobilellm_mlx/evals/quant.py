@@ -13,14 +13,16 @@ from collections.abc import Generator as Steps
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from mobilellm_mlx.adapters.wearing import Wardrobe
 from mobilellm_mlx.backend import allocation_errors, mx
 from mobilellm_mlx.decoding.likelihood import judge_all
-from mobilellm_mlx.errors import InvalidInput, TokenizerError
+from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.evals import speed
 from mobilellm_mlx.evals.choice.task import ChoiceAnswerer
 from mobilellm_mlx.evals.divergence import (
-    WINDOW,
     Distance,
     Divergence,
     DivergenceTask,
@@ -31,24 +33,16 @@ from mobilellm_mlx.evals.divergence import (
     hidden,
     logits_of,
 )
+from mobilellm_mlx.evals.exam import Exam
 from mobilellm_mlx.evals.journal import Journal
 from mobilellm_mlx.evals.results import EvalResult, load_result
-from mobilellm_mlx.evals.runner import journal_path, run_task
-from mobilellm_mlx.evals.speed import measure_speed
+from mobilellm_mlx.evals.runner import journal_path, run_task, run_tasks
 from mobilellm_mlx.evals.suites import average, compare_models
-from mobilellm_mlx.evals.task import Answerer, Request, Response, Subject, Task, digest
-from mobilellm_mlx.events import EvalSummary, Event, Notice, Progress
-from mobilellm_mlx.loading import LoadedModel, load_model, load_words, read_json
-from mobilellm_mlx.models import build_config
+from mobilellm_mlx.evals.task import Answerer, Request, Response, Subject, Task
+from mobilellm_mlx.events import EvalSummary, Event, Notice, Progress, Status
+from mobilellm_mlx.loading import LoadedModel, load_model
 from mobilellm_mlx.options import LoadOptions
-from mobilellm_mlx.tokenizer import Tokenizer
 from mobilellm_mlx.weights import weight_files
-
-TOKENS = 4096
-"""To compare distributions over, unless somebody asks for others."""
-MOST_TOKENS = 65_536
-"""The reference's hidden states of so many are a fraction of a model."""
-MOST_CHARACTERS = 16 * MOST_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,9 @@ class Row:
         bytes: of its files of weights.
         bits_per_weight: all that is in them, over its parameters.
         prefill_tok_per_s: median of several readings; None where it was not measured.
+        prefill_range: least and most of them.
         decode_tok_per_s: likewise, of generating.
+        decode_range: likewise.
         distance: of its next-token distributions from the reference's, as ``Distance``; of the
             reference only the perplexity.
         mean_kl: with its interval, as ``Metric``: windows are what it is drawn from.
@@ -81,7 +77,9 @@ class Row:
     bytes: int
     bits_per_weight: float
     prefill_tok_per_s: float | None = None
+    prefill_range: tuple[float, float] | None = None
     decode_tok_per_s: float | None = None
+    decode_range: tuple[float, float] | None = None
     distance: dict[str, Any] | None = None
     mean_kl: dict[str, Any] | None = None
     accuracy: dict[str, Any] | None = None
@@ -89,83 +87,6 @@ class Row:
     p: float | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Exam:
-    """What every model is asked.
-
-    Attributes:
-        windows: ids of the text, cut.
-        data_sha256: of all that could be cut, so that a longer run goes on from a shorter one.
-        limit: windows to read.
-        tasks: to choose answers in.
-        questions: the first of each task; None for all.
-        measures_speed: whether to.
-        fresh: ask everything again.
-    """
-
-    windows: Sequence[Sequence[int]]
-    data_sha256: str
-    limit: int
-    tasks: Sequence[Task] = ()
-    questions: int | None = None
-    measures_speed: bool = True
-    fresh: bool = False
-
-
-def make_exam(directories: Sequence[Path], text: str, tokens: int = TOKENS) -> Exam:
-    """Cut a text for some models, after making sure that they read it alike.
-
-    Args:
-        directories: of the models, the reference first.
-        text: to read; of a long one the beginning.
-        tokens: of it, in whole windows.
-
-    Raises:
-        InvalidInput: when a model has other tokens, or the text is too short.
-        MobileLLMError: whatever is wrong with a directory.
-    """
-    text = text[:MOST_CHARACTERS]
-    words = [load_words(directory) for directory in directories]
-    reference = words[0].tokenizer
-    ids = reference.encode(text)
-    pieces = _pieces(reference, _width(directories[0]))
-    for directory, other in zip(directories[1:], words[1:], strict=True):
-        own = other.tokenizer
-        if _pieces(own, _width(directory)) != pieces or own.encode(text) != ids:
-            raise InvalidInput(
-                f"`{directory.name}` has other tokens than `{directories[0].name}`, so what they "
-                "say next cannot be compared",
-                "compare models that were made from the same one; the bits per byte of `mobilellm "
-                "eval ppl` compare between tokenizers",
-            )
-    length = min(WINDOW, *(one.context_limit for one in words))
-    inner = length - len(reference.prefix)
-    starts = range(0, min(len(ids), MOST_TOKENS) - inner + 1, inner) if inner > 1 else ()
-    windows = [(*reference.prefix, *ids[start : start + inner]) for start in starts]
-    if not windows:
-        raise InvalidInput(
-            f"the text has {len(ids):,} tokens, expected at least {max(inner, 2):,}",
-            "give a longer one with `--text`",
-        )
-    return Exam(windows, digest(windows), max(1, round(tokens / length)))
-
-
-def _width(directory: Path) -> int:
-    """Logits of a model, which may be more than it has tokens."""
-    return build_config(read_json(directory / "config.json")).vocab_size
-
-
-def _pieces(tokenizer: Tokenizer, width: int) -> list[object]:
-    """What every id of a model means."""
-    found: list[object] = [width, tokenizer.prefix, sorted(tokenizer.special.items())]
-    for id in range(tokenizer.vocab_size):
-        try:
-            found.append(tokenizer.token_bytes(id))
-        except TokenizerError:  # an id that nothing has
-            found.append(None)
-    return found
 
 
 def measure_quant(
@@ -183,7 +104,7 @@ def measure_quant(
     Args:
         candidates: model directories.
         against: directory of the reference.
-        exam: from ``make_exam`` with the same directories.
+        exam: from ``exam.make_exam`` with the same directories.
         options: how all of them are loaded.
         cancel: stops it after what is being read.
 
@@ -199,8 +120,10 @@ def measure_quant(
         mx.clear_cache()  # the model before is gone; what it computed with should be, too
         if not bench.cancel.is_set():
             yield from bench.run_candidate(name, directory)
+    if exam.measures_speed:
+        yield from bench.measure_speeds()
     yield EvalSummary(
-        status="cancelled" if bench.cancel.is_set() else "ok",
+        status="cancelled" if bench.cancel.is_set() else bench.status,
         elapsed_s=time.perf_counter() - started,
         model=names[0],
         results=[asdict(row) for row in bench.rows],
@@ -226,6 +149,7 @@ class _Bench:
     def __init__(self, exam: Exam, options: LoadOptions | None, cancel: threading.Event):
         self.cancel = cancel
         self.rows: list[Row] = []
+        self.status: Status = "ok"
         self._exam, self._options = exam, options
         self._windows = exam.windows[: exam.limit]
         self._reference: Reference | None = None
@@ -236,8 +160,8 @@ class _Bench:
 
     def run_reference(self, name: str, directory: Path) -> Iterator[Event]:
         """Measure the reference and keep what comparisons need of it."""
-        loaded = load_model(directory, self._options)
-        row = yield from self._begun(name, loaded, is_reference=True)
+        loaded = self._load(directory)
+        row = _begun(name, loaded, is_reference=True)
         found = yield from self._read(name, loaded)
         self._choices = yield from self._chosen(name, loaded)
         if self.cancel.is_set():
@@ -248,10 +172,10 @@ class _Bench:
 
     def run_candidate(self, name: str, directory: Path) -> Iterator[Event]:
         """Measure a model beside the reference."""
-        loaded = load_model(directory, self._options)
-        row = yield from self._begun(name, loaded, is_reference=False)
+        loaded = self._load(directory)
+        row = _begun(name, loaded, is_reference=False)
         task = DivergenceTask(self._exam.windows, self._exam.data_sha256, self._against)
-        subject = Subject(loaded.info.model, loaded.info.fingerprint)
+        subject = Subject(loaded.info.model, loaded.info.fingerprint, loaded.info.adapter)
         with allocation_errors("comparing"):
             result = yield from self._run(
                 name, task, subject, self._answerer(loaded), len(self._windows)
@@ -270,26 +194,43 @@ class _Bench:
         )
         self.rows.append(replace(row, **_compared(self._choices, choices)))
 
-    def _begun(
-        self, name: str, loaded: LoadedModel, *, is_reference: bool
-    ) -> Steps[Event, None, Row]:
-        """A row with what is known of a model before anything is asked of it."""
-        info = loaded.info
-        size = sum(file.stat().st_size for file in weight_files(Path(info.path)))
-        row = Row(
-            model=name,
-            path=info.path,
-            is_reference=is_reference,
-            compute=info.compute,
-            bytes=size,
-            bits_per_weight=8 * size / info.parameters,
-        )
-        if not self._exam.measures_speed:
-            return row
-        yield Progress(f"{name}: speed", 0, 1, "items")
-        prefill, decode = measure_speed(loaded, self._windows[0])
-        yield Progress(f"{name}: speed", 1, 1, "items")
-        return replace(row, prefill_tok_per_s=prefill, decode_tok_per_s=decode)
+    def _load(self, directory: Path) -> LoadedModel:
+        """A model, the adapter on. It was made for one of them, and the others are its forms."""
+        loaded = load_model(directory, self._options)
+        if self._exam.adapter is None:
+            return loaded
+        wardrobe = Wardrobe(loaded)
+        dressed = wardrobe.dressed(self._exam.adapter, force=True)
+        wardrobe.wear(dressed)
+        return dressed
+
+    def measure_speeds(self) -> Iterator[Event]:
+        """Measure every model once, then all of them again: what else the machine is at in the
+        meantime slows all of them down alike, and shows as a spread."""
+        self._reference = None
+        total = speed.TIMES * len(self.rows)
+        found: list[list[tuple[float, float]]] = [[] for _ in self.rows]
+        for number in range(total):
+            yield Progress("speeds", number, total, "items")
+            if self.cancel.is_set():
+                return
+            at = number % len(self.rows)
+            loaded = self._load(Path(self.rows[at].path))
+            with allocation_errors("measuring speed"):
+                once = speed.measure_speed(loaded, self._windows[0])
+            found[at] += [once] if once else []
+            del loaded
+        yield Progress("speeds", total, total, "items")
+        for at, runs in enumerate(found):
+            if runs:
+                reads, writes = zip(*runs, strict=True)
+                self.rows[at] = replace(
+                    self.rows[at],
+                    prefill_tok_per_s=median(reads),
+                    prefill_range=(min(reads), max(reads)),
+                    decode_tok_per_s=median(writes),
+                    decode_range=(min(writes), max(writes)),
+                )
 
     def _read(self, name: str, loaded: LoadedModel) -> Steps[Event, None, Distance]:
         """Have the reference read the text; how far it is from itself says its perplexity."""
@@ -343,9 +284,10 @@ class _Bench:
         for task in exam.tasks:
             with allocation_errors("choosing answers"):
                 result = yield from self._run(name, task, subject, answer, exam.questions)
-            if result is None:
+            if self.cancel.is_set():
                 break
-            found.append(result)
+            if result is not None:  # None: another program is at it
+                found.append(result)
         return found
 
     def _run(
@@ -353,17 +295,33 @@ class _Bench:
     ) -> Steps[Event, None, EvalResult | None]:
         """Run a task, its events under the model's name; the result, if it came to one."""
         result = None
-        for event in run_task(
+        run = run_task(
             task, subject, answer, limit=limit, fresh=self._exam.fresh, cancel=self.cancel
-        ):
+        )
+        for event in run_tasks([(task.name, run)], subject.model, self.cancel):
             if isinstance(event, Progress):
                 yield replace(event, task=f"{name}: {event.task}")
             elif isinstance(event, Notice):
                 yield Notice(f"{name}: {event.text}")
             elif isinstance(event, EvalSummary):
-                path = event.results[0]["path"]
+                path = event.results[0]["path"] if event.results else ""
                 result = load_result(Path(path)) if path else None
+                self.status = event.status if event.status == "error" else self.status
         return result
+
+
+def _begun(name: str, loaded: LoadedModel, *, is_reference: bool) -> Row:
+    """A row with what is known of a model before anything is asked of it."""
+    info = loaded.info
+    size = sum(file.stat().st_size for file in weight_files(Path(info.path)))
+    return Row(
+        model=name,
+        path=info.path,
+        is_reference=is_reference,
+        compute=info.compute,
+        bytes=size,
+        bits_per_weight=8 * size / info.parameters,
+    )
 
 
 def _compared(before: Sequence[EvalResult], after: Sequence[EvalResult]) -> dict[str, Any]:

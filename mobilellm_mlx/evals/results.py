@@ -17,7 +17,7 @@ from mobilellm_mlx import __version__
 from mobilellm_mlx.errors import InvalidInput, StorageError
 from mobilellm_mlx.evals.journal import evals_dir
 from mobilellm_mlx.evals.statistics import Metric, measure, metric_from, sign_test, summarise
-from mobilellm_mlx.evals.task import Request, Subject, Task
+from mobilellm_mlx.evals.task import Counted, Request, Subject, Task
 from mobilellm_mlx.paths import existing
 
 FORMAT = 1
@@ -46,11 +46,13 @@ class EvalResult:
         fingerprint: of the model's files and computed form.
         adapter: on top of it.
         settings: of the asking.
-        elapsed_s: of this run; requests that an earlier one had answered took none of it.
+        elapsed_s: of asking, over all runs that were stopped and went on; None where that of an
+            earlier one was not kept.
         metrics: by name.
         categories: metrics of each category.
         scores: metrics of each request.
         weights: of each request in the means, by metric; empty where all count the same.
+        available: requests that the task has; None where it does not say, as in older results.
     """
 
     id: str
@@ -65,11 +67,12 @@ class EvalResult:
     fingerprint: str
     adapter: str | None
     settings: dict[str, Any]
-    elapsed_s: float
+    elapsed_s: float | None
     metrics: dict[str, Metric]
     categories: dict[str, dict[str, Metric]] = field(default_factory=dict)
     scores: Scores = field(default_factory=dict)
     weights: Scores = field(default_factory=dict)
+    available: int | None = None
 
     @property
     def mode(self) -> str:
@@ -89,7 +92,7 @@ def make_result(
     seed: int,
     requests: Iterable[Request],
     scores: Scores,
-    elapsed_s: float,
+    elapsed_s: float | None,
     weights: Scores | None = None,
 ) -> EvalResult:
     """A result out of scores, dated now."""
@@ -120,6 +123,7 @@ def make_result(
         },
         scores=scores,
         weights=weights,
+        available=task.available if isinstance(task, Counted) else None,
     )
 
 
@@ -160,8 +164,10 @@ def same_result(result: EvalResult) -> EvalResult | None:
             kept = load_result(path)
         except InvalidInput:
             continue
-        # All but the moment; scores hold NaN, which equals nothing, as null in the file.
-        told = replace(result, id=kept.id, created=kept.created, elapsed_s=kept.elapsed_s)
+        # All but the moment, and what older results do not say; scores hold NaN, which equals
+        # nothing, as null in the file.
+        moment = {name: getattr(kept, name) for name in ("id", "created", "elapsed_s", "available")}
+        told = replace(result, **moment)
         if _finite(asdict(told)) == _finite(asdict(kept)):
             return kept
     return None
@@ -193,8 +199,10 @@ def load_result(path: Path) -> EvalResult:
         named = values["categories"].items()
         values["categories"] = {str(name): _metrics(some) for name, some in named}
         values["scores"] = _scores(values["scores"])
-        # Older results have none.
+        # Older results have neither weights nor a count, and the time of their last run alone.
         values["weights"] = _scores(values.get("weights", {}))
+        if "available" not in values:
+            values["elapsed_s"] = None
         return _typed(EvalResult(**values))
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InvalidInput(f"`{path}` is not a result of an evaluation: {error}") from None
@@ -218,12 +226,19 @@ def find_result(name: str) -> EvalResult:
         InvalidInput: when there is none, or there are several.
     """
     path = existing(name)
-    if path is not None and path.is_file():
-        return load_result(path)
+    return load_result(path if path is not None and path.is_file() else find_kept(name))
+
+
+def find_kept(name: str) -> Path:
+    """The file of a result that is kept, by a beginning of its id that no other has.
+
+    Raises:
+        InvalidInput: when there is none, or there are several.
+    """
     safe = re.fullmatch(r"[A-Za-z0-9._-]+", name)
     close = [p for p in results_dir().glob("*.json") if p.stem.startswith(name)] if safe else []
     if len(close) == 1:
-        return load_result(close[0])
+        return close[0]
     raise InvalidInput(
         f"{len(close)} results begin with `{name}`" if close else f"there is no result `{name}`",
         "`mobilellm eval list` shows all results with their ids",
@@ -322,7 +337,8 @@ def _typed(result: EvalResult) -> EvalResult:
     """
     fits = {name: isinstance(getattr(result, name), str) for name in _TEXTS}
     fits["adapter"] = result.adapter is None or isinstance(result.adapter, str)
-    fits["elapsed_s"] = isinstance(result.elapsed_s, int | float)
+    fits["elapsed_s"] = result.elapsed_s is None or isinstance(result.elapsed_s, int | float)
+    fits["available"] = result.available is None or isinstance(result.available, int)
     for name in ("task_version", "seed"):
         fits[name] = isinstance(getattr(result, name), int)
     for name in ("task_settings", "settings"):

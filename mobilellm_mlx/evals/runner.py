@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mobilellm_mlx.errors import InvalidInput
-from mobilellm_mlx.evals.journal import Journal, evals_dir
+from mobilellm_mlx.evals.journal import Journal, RunIsTaken, evals_dir
 from mobilellm_mlx.evals.results import (
     EvalResult,
     Scores,
@@ -27,7 +28,7 @@ from mobilellm_mlx.evals.task import (
     run_key,
     unanswered,
 )
-from mobilellm_mlx.events import EvalSummary, Event, Notice, Progress
+from mobilellm_mlx.events import EvalSummary, Event, Notice, Progress, Status
 
 
 def run_task(
@@ -60,14 +61,16 @@ def run_task(
         MobileLLMError: whatever asking raises.
     """
     started = time.perf_counter()
+    name = _name(task, subject)
     cancel = cancel or threading.Event()
     requests = task.requests(limit, seed)
     _check(task, requests)
     path = journal_path(task, subject, seed)
     with Journal(path, fresh=fresh) as journal:
-        yield from _notices(journal, requests)
-        yield from _ask(task, subject, requests, journal, answer, cancel)
+        yield from _notices(name, journal, requests)
+        yield from _ask(name, requests, journal, answer, cancel)
         responses = journal.of([request.id for request in requests])
+        spent_s = journal.spent_s(responses.keys())
     scores: Scores = {
         request.id: _score(task, request, responses[request.id], path)
         for request in requests
@@ -78,19 +81,57 @@ def run_task(
         for request in requests
         if isinstance(task, Weighs) and request.id in responses
     }
-    elapsed_s = time.perf_counter() - started
-    result = make_result(task, subject, seed, requests, scores, elapsed_s, weights)
+    result = make_result(task, subject, seed, requests, scores, spent_s, weights)
     is_whole = len(scores) == len(requests)
     if is_whole and (kept := same_result(result)):
         result, written = kept, str(result_path(kept))
     else:
         written = str(save_result(result)) if is_whole else ""
-    yield from _nonfinite(result)
+    yield from _nonfinite(name, result)
     yield EvalSummary(
         status="ok" if is_whole else "cancelled",
-        elapsed_s=result.elapsed_s,
+        elapsed_s=time.perf_counter() - started,
         model=subject.model,
-        results=[{**result.brief(), "path": written}],
+        results=[{**result.brief(), "asked": len(requests), "path": written}],
+    )
+
+
+def run_tasks(
+    runs: Iterable[tuple[str, Iterator[Event]]], model: str, cancel: threading.Event
+) -> Iterator[Event]:
+    """The events of several runs, then one ``EvalSummary`` of all.
+
+    A run that another program writes is left out and said; then the summary's status is ``error``.
+
+    Args:
+        runs: what each is called, and its events; made when its turn comes.
+        model: who is judged.
+        cancel: was set when one is stopped; what comes after it is not begun.
+    """
+    started = time.perf_counter()
+    results: list[dict[str, Any]] = []
+    status: Status = "ok"
+    runs = iter(runs)
+    for name, events in runs:
+        try:
+            for event in events:
+                if isinstance(event, EvalSummary):
+                    results += event.results
+                    status = status if event.status == "ok" else event.status
+                else:
+                    yield event
+        except RunIsTaken as error:
+            yield Notice(f"{name} is left out: {error.message}; {error.hint}")
+            status = "error"
+        if cancel.is_set():
+            break
+    if left := [name for name, _ in runs]:
+        yield Notice(f"not begun: {', '.join(left)}")
+    yield EvalSummary(
+        status="cancelled" if cancel.is_set() else status,
+        elapsed_s=time.perf_counter() - started,
+        model=model,
+        results=results,
     )
 
 
@@ -106,38 +147,52 @@ def _check(task: Task, requests: Sequence[Request]) -> None:
         raise InvalidInput(f"the task `{task.name}` has two requests of one id")
 
 
-def _notices(journal: Journal, requests: Sequence[Request]) -> Iterator[Event]:
+def _name(task: Task, subject: Subject) -> str:
+    """What a run is called where it is spoken of."""
+    return f"{task.name}, {subject.mode}" if subject.mode else task.name
+
+
+def _notices(name: str, journal: Journal, requests: Sequence[Request]) -> Iterator[Event]:
     if journal.dropped:
         lines = "1 line" if journal.dropped == 1 else f"{journal.dropped} lines"
-        yield Notice(f"{lines} of `{journal.path.name}` could not be read and are asked again")
+        yield Notice(
+            f"{name}: {lines} of `{journal.path.name}` could not be read; what is missing is asked "
+            "again"
+        )
     if done := len(journal.of([request.id for request in requests])):
-        yield Notice(f"{done} of {len(requests)} were answered by an earlier run (see --fresh)")
+        yield Notice(
+            f"{name}: {done:,} of {len(requests):,} were answered by an earlier run (see --fresh)"
+        )
 
 
 def _ask(
-    task: Task,
-    subject: Subject,
+    name: str,
     requests: Sequence[Request],
     journal: Journal,
     answer: Answerer,
     cancel: threading.Event,
 ) -> Iterator[Event]:
     """Ask what is open, and keep what comes."""
-    name = f"{task.name}, {subject.mode}" if subject.mode else task.name
     open_ = list(unanswered(requests, journal.known))
     asked = {request.id for request in open_}
     done = len(requests) - len(open_)
     yield Progress(name, done, len(requests), "items")
     if not open_:
         return
+    before = time.perf_counter()
+    counts_itself = False
     for item in answer(open_):
         if isinstance(item, Event):
+            counts_itself |= isinstance(item, Progress) and item.task == name
             yield item
             continue
         assert isinstance(item, Response) and item.id in asked, "an answer nobody asked for"
-        journal.add(item)
+        now = time.perf_counter()
+        journal.add(item, now - before)
+        before = now
         done += 1
-        yield Progress(name, done, len(requests), "items")
+        if not counts_itself:
+            yield Progress(name, done, len(requests), "items")
         if cancel.is_set():
             return
 
@@ -153,8 +208,8 @@ def _score(task: Task, request: Request, response: Response, path: Path) -> dict
         ) from error
 
 
-def _nonfinite(result: EvalResult) -> Iterator[Event]:
+def _nonfinite(name: str, result: EvalResult) -> Iterator[Event]:
     """NaN and infinite figures are said, and are in no mean."""
-    for name, metric in result.metrics.items():
+    for label, metric in result.metrics.items():
         if metric.nonfinite:
-            yield Notice(f"{metric.nonfinite} values of `{name}` are NaN or infinite")
+            yield Notice(f"{name}: {metric.nonfinite} values of `{label}` are NaN or infinite")

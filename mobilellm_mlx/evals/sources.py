@@ -179,9 +179,4 @@ def _download(source: Sdist, directory: Path) -> None:
             "check the network and try again; once fetched, no network is needed",
         ) from None
     if ran.returncode:
-        said = [line.strip() for line in ran.stderr.splitlines() if line.startswith("ERROR")]
-        raise DownloadError(
-            f"`{source.package}` {source.version} cannot be fetched: "
-            f"{said[-1][:300] if said else 'pip failed without saying why'}",
-            "check the network and `pip config list`, then try again",
-        )
+        raise hub.download_error(source.package, source.version, ran.stderr)

@@ -116,6 +116,18 @@ def error_of(metric: Metric) -> float | None:
     return (metric.high - metric.low) / (2 * Z95)
 
 
+def shown_error(metric: Metric) -> float | None:
+    """The standard error to show beside a metric.
+
+    Of a share of nothing or all the error is zero, however few values there are, which says more
+    than is known: there it is a normal one as wide as Wilson's interval.
+    """
+    if metric.interval == "wilson" and metric.mean in (0.0, 1.0) and metric.n:
+        low, high = wilson(round(metric.mean * metric.n), metric.n)
+        return (high - low) / (2 * Z95)
+    return error_of(metric)
+
+
 def error_of_mean(errors: Sequence[float | None]) -> float | None:
     """The standard error of the mean of independent figures; None when one of theirs is unknown."""
     known = [error for error in errors if error is not None]

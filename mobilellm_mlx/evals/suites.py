@@ -9,6 +9,7 @@ from typing import Any
 
 from mobilellm_mlx.errors import InvalidInput
 from mobilellm_mlx.evals.choice.commonsense import COMMONSENSE
+from mobilellm_mlx.evals.choice.more import MORE
 from mobilellm_mlx.evals.results import Difference, EvalResult, compare, stored_results
 from mobilellm_mlx.evals.statistics import (
     Z95,
@@ -17,10 +18,13 @@ from mobilellm_mlx.evals.statistics import (
     error_of,
     error_of_mean,
     metric_from,
+    shown_error,
 )
 
 PAPER = tuple(one.name for one in COMMONSENSE)
 """The eight tasks whose average MobileLLM's tables give, in their order."""
+_DOCUMENTS = {one.name: one.documents for one in (*COMMONSENSE, *MORE)}
+"""Of sets in results that do not say it themselves."""
 HEADLINES = ("acc_norm", "acc", "em_intent", "bits_per_byte", "perplexity", "mean_kl")
 """Metrics that stand for a result where there is room for one; the first that it has."""
 
@@ -128,6 +132,25 @@ def is_choice(metrics: Mapping[str, Any]) -> bool:
     return "acc" in metrics and "bits_per_byte" in metrics
 
 
+def available(result: Mapping[str, Any]) -> int | None:
+    """How many requests the task of a result has; None where that is not known.
+
+    Args:
+        result: as ``EvalResult.brief`` gives it.
+    """
+    known: int | None = result.get("available")
+    return _DOCUMENTS.get(result["task"]) if known is None else known
+
+
+def is_whole(result: Mapping[str, Any]) -> bool:
+    """Whether all requests of the task were asked, as far as is known.
+
+    Args:
+        result: as ``EvalResult.brief`` gives it.
+    """
+    return bool(result["requests"] >= (available(result) or 0))
+
+
 def form_of(task_settings: Mapping[str, Any]) -> str:
     """In whose words questions were put; empty where they have no other."""
     return str(task_settings.get("form", ""))
@@ -225,32 +248,24 @@ def compare_models(
     refused = [one for one in found if isinstance(one, str)]
     refused += _unpaired(first, second, {first[key].task for key in shared})
     if not tasks:
-        raise InvalidInput(
-            f"`{before}` and `{after}` have no results that compare",
-            refused[0] if refused else "measure both with the same task: see `mobilellm eval list`",
-        )
+        raise _nothing_shared((before, first), (after, second), refused)
     choices = {one.id for one in first.values() if is_choice(one.metrics)}
     averages = _averages([one for one in tasks if one.before in choices and not one.lost])
     return Comparison(before, after, tasks, averages, refused)
 
 
-def is_measured(name: str, results: Sequence[EvalResult] | None = None) -> bool:
-    """Whether there are results of a model of this name, or of ``MODEL+ADAPTER``."""
-    kept = stored_results()[0] if results is None else results
-    return bool(_named(name, kept))
-
-
-# ---------------------------------------------------------------------- which results
-
-
-def _named(name: str, results: Sequence[EvalResult]) -> list[EvalResult]:
+def results_of(name: str, results: Sequence[EvalResult]) -> list[EvalResult]:
+    """Those of a model of this name, or of ``MODEL+ADAPTER``; none where there are none."""
     plain = [one for one in results if one.model == name and one.adapter is None]
     model, _, adapter = name.rpartition("+")
     return plain or [one for one in results if (one.model, one.adapter) == (model, adapter)]
 
 
+# ---------------------------------------------------------------------- which results
+
+
 def _of_model(name: str, results: Sequence[EvalResult]) -> list[EvalResult]:
-    if found := _named(name, results):
+    if found := results_of(name, results):
         return found
     raise InvalidInput(
         f"there are no results of a model `{name}`",
@@ -290,6 +305,27 @@ def _unpaired(
             if one.task == other.task and one.task not in (*paired, *found):
                 found[one.task] = _refusal(one, other)
     return list(found.values())
+
+
+def _nothing_shared(
+    before: tuple[str, Mapping[_Key, EvalResult]],
+    after: tuple[str, Mapping[_Key, EvalResult]],
+    refused: Sequence[str],
+) -> InvalidInput:
+    """Why two models, each with its name, have nothing to compare."""
+    if refused:
+        more = f" (and {len(refused) - 1} more tasks alike)" if len(refused) > 1 else ""
+        why = f"{refused[0]}{more}"
+    else:
+        asked = (
+            f"`{name}` was asked {', '.join(dict.fromkeys(one.task for one in results.values()))}"
+            for name, results in (before, after)
+        )
+        why = "; ".join(asked)
+    return InvalidInput(
+        f"`{before[0]}` and `{after[0]}` have no task in common that compares: {why}",
+        "measure both with the same task, data and form: see `mobilellm eval list`",
+    )
 
 
 def _refusal(one: EvalResult, other: EvalResult) -> str:
@@ -371,7 +407,7 @@ def _average_difference(form: str, tasks: Mapping[str, Difference]) -> AverageDi
 
 def _mean(metrics: Sequence[Metric]) -> Figure:
     mean = math.fsum(metric.mean or 0.0 for metric in metrics) / len(metrics)
-    return Figure(mean, error_of_mean([error_of(metric) for metric in metrics]))
+    return Figure(mean, error_of_mean([shown_error(metric) for metric in metrics]))
 
 
 def _is_sound(metrics: Mapping[str, Metric]) -> bool:

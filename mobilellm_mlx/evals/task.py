@@ -83,6 +83,18 @@ class Weighs(Protocol):
         """How much the request counts, by the name of the metric; 1 where it is left out."""
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A task that knows how many requests it has, so that a part of them is told from all.
+
+    Attributes:
+        available: how many ``requests`` gives without a limit.
+    """
+
+    @property
+    def available(self) -> int: ...
+
+
 Answerer = Callable[[Sequence[Request]], Iterable[Event | Response]]
 """Answers requests in whatever order and batches suit it, and may tell of events between them."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -193,17 +194,15 @@ def test_a_run_that_fails_writes_no_file_and_goes_on_question_by_question(run, s
     engines = scripted("C", "D", "E", "F")
     again = answer(run)
     assert again.code == 0
-    assert "note: 1 of 3 were answered by an earlier run" in again.err
+    assert "note: chat-q: 1 of 3 were answered by an earlier run" in again.err
     # The question that was left in the middle is asked from its beginning.
     assert [len(one) for one in engines[0].conversations] == [1, 3, 1, 3]
     assert read_as_judges_do("scripted.jsonl") == {81: ["A", "B"], 82: ["E", "F"], 111: ["C", "D"]}
 
 
 def test_a_run_that_is_stopped_says_how_far_it_came(run, scripted, monkeypatch) -> None:
-    import threading
-
     cancel = threading.Event()
-    monkeypatch.setattr(verb.threading, "Event", lambda: cancel)
+    monkeypatch.setattr(verb, "Stop", lambda: cancel)
     scripted()
     chat = Engine.chat
 
@@ -215,7 +214,8 @@ def test_a_run_that_is_stopped_says_how_far_it_came(run, scripted, monkeypatch) 
     monkeypatch.setattr(Engine, "chat", stopping)
     result = answer(run)
     assert result.code == 130
-    assert "1 question was answered; the same command goes on" in result.err
+    said = "stopped at 1 of 3 questions, no result kept; the same command goes on"
+    assert said in " ".join(result.out.split())
     assert not Path("scripted.jsonl").exists()
 
 

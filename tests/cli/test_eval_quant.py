@@ -97,7 +97,9 @@ def row(name: str, **values: Any) -> dict[str, Any]:
         "bytes": 84_000_000,
         "bits_per_weight": 5.0,
         "prefill_tok_per_s": 1234.5,
+        "prefill_range": (1200.0, 1300.0),
         "decode_tok_per_s": 45.6,
+        "decode_range": None,
         "distance": {
             "tokens": 4096,
             "mean_kl": 0.00001,
@@ -129,7 +131,7 @@ def test_changes_are_given_task_by_task(capsys: pytest.CaptureFixture[str]) -> N
         ]
     )
     out = capsys.readouterr().out
-    assert "<0.0001" in out and "1.25" in out and "91.2%" in out and "1,234" in out
+    assert "<0.0001" in out and "1.25" in out and "91.2%" in out and "1,234 (1,200 to 1,300)" in out
     assert "43.1 ±1.0" in out and "-2.1" in out and "-4.0 to -0.3" in out and "<0.001" in out
     (piqa,) = [line.split() for line in out.splitlines() if line.startswith("piqa")]
     assert piqa == ["piqa", "300", "43.1", "-2.1"]

@@ -6,12 +6,9 @@ from typing import Any
 
 import pytest
 
-from mobilellm_mlx.cli.eval_tables import (
-    print_choices,
-    print_list,
-    print_model_differences,
-    print_results,
-)
+from mobilellm_mlx.cli.eval_comparisons import print_model_differences
+from mobilellm_mlx.cli.eval_results import print_list
+from mobilellm_mlx.cli.eval_tables import print_choices, print_results, tell_kept
 from mobilellm_mlx.evals.choice.commonsense import COMMONSENSE
 from mobilellm_mlx.evals.results import EvalResult
 from mobilellm_mlx.evals.statistics import summarise
@@ -51,6 +48,7 @@ def result(
         "elapsed_s": 1.0,
         "metrics": summarise(scores),
         "scores": scores,
+        "available": len(changes.get("scores", scores)),
     }
     return EvalResult(**{**values, **changes})
 
@@ -140,13 +138,69 @@ def test_a_published_average_stands_beside_the_same_average_only(shown) -> None:
 
 
 def test_a_part_of_the_questions_is_said_to_be_one(shown) -> None:
-    results = eight("nobody")
-    assert "Only the first questions were asked of every task." in shown(
-        print_choices, briefs(results)
-    )
-    results[6] = result("obqa", "nobody", 500)
-    text = " ".join(shown(print_choices, briefs(results)))
-    assert "asked of arc_easy, " in text and "obqa," not in text
+    own = result("file-mine", "nobody", available=1000)
+    older = result("sciq", "nobody", available=None)
+    lines = shown(print_choices, briefs([own, older, result("obqa", "nobody", 500)]))
+    assert row(lines, "file-mine")[:3] == ["40", "of", "1,000"]
+    assert row(lines, "sciq")[:3] == ["40", "of", "1,000"]
+    assert row(lines, "obqa")[1:2] != ["of"]
+
+
+def test_published_figures_stand_beside_whole_tasks_only(shown) -> None:
+    kept = eight("mobilellm-125m-4bit")
+    kept[0] = replace(kept[0], available=2376)
+    lines = shown(print_choices, briefs(kept))
+    assert row(lines, "boolq")[-1] == "60.2" and row(lines, "arc_easy")[-1] != "43.9"
+    assert row(lines, "average of 8")[-1] != "46.3"
+    cut = [replace(one, available=2000) for one in kept]
+    assert not any("published" in line for line in shown(print_choices, briefs(cut)))
+
+
+def test_how_far_published_figures_are_is_said(shown) -> None:
+    lines = shown(print_choices, briefs(eight("mobilellm-125m-4bit")))
+    normed = eight("mobilellm-125m-4bit")[0].metrics["acc_norm"].mean
+    text = " ".join(" ".join(lines).split())
+    assert f"less published, in points: arc_easy {100 * normed - 43.9:+.1f}," in text
+
+
+def test_nothing_right_has_an_error_as_wide_as_wilson_s_interval(shown) -> None:
+    lines = shown(print_choices, briefs([result("piqa", "m", 3, 0.0), result("obqa", "m", 3, 1.0)]))
+    assert row(lines, "piqa")[1:3] == ["0.0±14.3", "0.0±14.3"]
+    assert row(lines, "obqa")[1] == "100.0±14.3"
+    assert "± of 0 % and of 100 % is read from Wilson's interval." in lines
+    assert result("piqa", "m", 3, 0.0).brief()["metrics"]["acc"]["stderr"] == 0.0
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_nothing_is_folded_or_cut_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    kept = briefs(eight("mobilellm-125m-4bit"))
+    for call in (print_choices, print_list, print_results):
+        call(kept)
+        lines = capsys.readouterr().out.splitlines()
+        assert all(len(line) <= width for line in lines), (call, lines)
+    print_list(kept)
+    assert kept[1]["id"] in capsys.readouterr().out.splitlines()
+
+
+def test_ids_are_told_whole_on_as_few_lines_as_there_can_be(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    kept = [{**one, "path": "x"} for one in briefs(eight("m"))]
+    tell_kept([*kept, {"id": "stopped", "path": ""}])
+    said = capsys.readouterr().err
+    assert said.startswith("kept as ") and "stopped" not in said
+    assert len(said.splitlines()) < 8
+    assert all(one["id"] in said for one in kept)
+
+
+def test_a_run_that_was_stopped_is_in_no_table(shown) -> None:
+    part = {**result("piqa", "m", 16).brief(), "asked": 30, "path": ""}
+    lines = shown(print_results, [*briefs([result("obqa", "m")]), part])
+    assert not any(line.startswith("piqa ") for line in lines)
+    said = "piqa: stopped at 16 of 30 requests, no result kept; the same command goes on"
+    assert " ".join(" ".join(lines).split()).endswith(said)
 
 
 def test_a_single_task_has_no_average(shown) -> None:
@@ -226,8 +280,8 @@ def test_what_two_models_do_not_share_is_said(shown) -> None:
     other = eight("n", n=30)
     other[2] = replace(other[2], task_settings={"form": "olmes"})
     lines = shown(print_model_differences, compare_models("m", "n", [*eight("m"), *other]))
-    assert "piqa: of 40 and 30 questions those that both have." in lines
-    assert row(lines, "average of 7")
+    assert "40 and 30 of piqa" in " ".join(" ".join(lines).split())
+    assert not any("average" in line for line in lines)  # of part of the paper's eight
     text = " ".join(" ".join(lines).split())
     assert "Left out: boolq: the results are of different settings of the task" in text
 

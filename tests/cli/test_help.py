@@ -25,6 +25,8 @@ ALL = [
             "calls",
             "harness",
             "list",
+            "show",
+            "rm",
             "compare",
             "training",
         )

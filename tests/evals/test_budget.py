@@ -168,3 +168,27 @@ def test_batches_within_a_budget_hold_less_and_judge_the_same() -> None:
         found.append([value for event in by_group for value in event.log_likelihoods])
     assert held[1] <= 6_000_000 < held[0]
     assert found[1] == pytest.approx(found[0], abs=1e-3)
+
+
+def test_a_group_that_is_read_in_parts_takes_less_than_all_of_it_at_once() -> None:
+    groups = questions(1, 0, 500, answers=40, judged=1)
+    allowed = budget(0)
+    whole, parts = allowed.batch_bytes(groups), allowed.batch_bytes(groups, 1024)
+    assert parts < whole / 5
+    assert budget(parts).batch_tokens(groups, 1024) == 1024
+
+
+def test_a_network_that_reads_a_group_in_parts_holds_no_more_than_foretold() -> None:
+    model = make_model({**LLAMA, "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 384})
+    groups = questions(1, 20, 60, answers=40, vocab=4096)
+    judge(model, groups[:1], 200)
+    mx.eval(model.parameters())
+    for tokens in (150, 600):
+        mx.clear_cache()
+        weights = mx.get_active_memory()
+        mx.reset_peak_memory()
+        judge(model, groups, 4 * tokens // 3)
+        held = mx.get_peak_memory() - weights
+        foretold = Budget(0, weights, model.config, 4).batch_bytes(groups, tokens)
+        assert held <= 1.1 * foretold
+        assert foretold <= 4 * held

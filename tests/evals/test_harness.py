@@ -117,6 +117,27 @@ def test_a_context_that_is_too_long_loses_its_beginning(evaluator: Evaluator) ->
     assert [texts(rows) for rows in engine.groups] == [["fghij"]]
 
 
+def test_what_was_too_long_is_counted(evaluator: Evaluator) -> None:
+    told: list[Event] = []
+    model = model_of(Asker(limit=4), tell=told.append)
+    model.loglikelihood([Instance(("abcdefgh", "ij")), Instance(("a", "b"))])
+    assert Notice("1 request was longer than the context and lost the beginning") in told
+    told.clear()
+    model.loglikelihood([Instance(("a", "b"))])
+    assert not any(isinstance(one, Notice) for one in told)
+    model.generate_until([Instance(("abcdefgh", {"max_gen_toks": 2}))] * 2)
+    assert Notice("2 requests were longer than the context and lost the beginning") in told
+
+
+@pytest.mark.parametrize(("wish", "found", "most"), [(0, "", []), (None, "after Q", [50])])
+def test_a_task_may_ask_for_no_tokens_or_not_say(
+    evaluator: Evaluator, wish: int | None, found: str, most: list[int]
+) -> None:
+    engine = Asker()
+    assert model_of(engine).generate_until([Instance(("Q", {"max_gen_toks": wish}))]) == [found]
+    assert [options.max_tokens for _, options in engine.completed] == most
+
+
 def test_nothing_to_judge_is_an_error_of_the_task(evaluator: Evaluator) -> None:
     with pytest.raises(InvalidInput, match="cannot be judged"):
         model_of(Asker()).loglikelihood([Instance(("A:", ""))])

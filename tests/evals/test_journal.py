@@ -1,11 +1,13 @@
 """The file of a run: what was answered once is not lost."""
 
+import fcntl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mobilellm_mlx.errors import StorageError
-from mobilellm_mlx.evals.journal import Journal
+from mobilellm_mlx.evals.journal import Journal, RunIsTaken
 from mobilellm_mlx.evals.task import Response
 
 
@@ -78,3 +80,56 @@ def test_two_programs_do_not_write_one_run(tmp_path):
         journal.add(Response("b", {"x": 2}))
     with Journal(path) as journal:
         assert set(journal.known) == {"a", "b"} and journal.dropped == 0
+
+
+def test_a_damaged_line_is_told_of_once_and_is_gone(path: Path) -> None:
+    write(path, "a", "b")
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + b"\xffhalf\n" + second)
+    with Journal(path) as journal:
+        assert (set(journal.known), journal.dropped) == ({"a", "b"}, 1)
+        with pytest.raises(RunIsTaken):
+            Journal(path)  # what was written again is locked, too
+        journal.add(Response("c", {}))
+    assert path.read_bytes().startswith(first + second)
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    with Journal(path) as journal:
+        assert (set(journal.known), journal.dropped) == ({"a", "b", "c"}, 0)
+
+
+def test_a_file_that_was_written_again_meanwhile_is_not_written_to(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path, "a")
+    real = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        other = path.with_suffix(".part")
+        other.write_bytes(path.read_bytes())
+        other.replace(path)
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(RunIsTaken):
+        Journal(path)
+
+
+def test_time_is_added_up_over_runs(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.add(Response("a", {}), 1.5)
+    with Journal(path) as journal:
+        journal.add(Response("b", {}), 2.0)
+        assert journal.spent_s(["a", "b"]) == 3.5
+        assert journal.spent_s(["b"]) == 2.0
+
+
+@pytest.mark.parametrize(
+    "spent", ["", ', "spent_s": null', ', "spent_s": -1', ', "spent_s": 1e999']
+)
+def test_time_that_was_not_kept_is_unknown(path: Path, spent: str) -> None:
+    path.parent.mkdir()
+    path.write_text(f'{{"id": "a", "response": {{}}{spent}}}\n')
+    with Journal(path) as journal:
+        journal.add(Response("b", {}), 2.0)
+        assert journal.spent_s(["a", "b"]) is None
+        assert journal.dropped == 0

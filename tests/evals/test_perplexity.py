@@ -28,7 +28,7 @@ from mobilellm_mlx.evals.perplexity import (
 )
 from mobilellm_mlx.evals.runner import run_task
 from mobilellm_mlx.evals.task import Response, Subject
-from mobilellm_mlx.events import EvalSummary, Event, Judged, Notice
+from mobilellm_mlx.events import EvalSummary, Event, Judged, Notice, Progress
 from mobilellm_mlx.models.uncached import make_uncached
 from mobilellm_mlx.testing import ByteTokenizer
 from mobilellm_mlx.tokenizer import SentencePieceTokenizer, Tokenizer
@@ -211,6 +211,23 @@ def test_a_text_that_changed_while_it_was_read_is_said() -> None:
     answer = PerplexityAnswerer(Judge(), ByteTokenizer(), whole, Cut(16, 6), threading.Event())
     with pytest.raises(DataError, match="changed while it was read"):
         list(answer(task.requests(None, 0)))
+
+
+def test_of_few_passages_tokens_are_counted_and_of_many_they_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = corpus(WORDS)
+    task = PerplexityTask(whole, Cut(16, 6), ByteTokenizer())
+    answer = PerplexityAnswerer(Judge(), ByteTokenizer(), whole, Cut(16, 6), threading.Event())
+    told = [one for one in answer(task.requests(None, 0)) if isinstance(one, Progress)]
+    assert {(one.task, one.total, one.unit) for one in told} == {
+        (task.name, len(WORDS.encode()) - 1, "tokens")
+    }
+    done = [one.done for one in told]
+    assert done == sorted(done) and done[-1] == len(WORDS.encode()) - 1 and len(done) > 3
+    monkeypatch.setattr("mobilellm_mlx.evals.perplexity.FEW", 1)
+    many = PerplexityAnswerer(Judge(), ByteTokenizer(), whole, Cut(16, 6), threading.Event())
+    assert not any(isinstance(one, Progress) for one in many(task.requests(None, 0)))
 
 
 # Against a computation that shares nothing

@@ -16,9 +16,12 @@ from mobilellm_mlx.errors import InvalidInput, ModelNotFound
 from mobilellm_mlx.evals.choice.question import Question
 from mobilellm_mlx.evals.choice.task import ChoiceTask
 from mobilellm_mlx.evals.divergence import WINDOW
-from mobilellm_mlx.evals.quant import Exam, make_exam, measure_quant, unique_names
+from mobilellm_mlx.evals.exam import Exam, make_exam
+from mobilellm_mlx.evals.journal import Journal, evals_dir
+from mobilellm_mlx.evals.quant import measure_quant, unique_names
 from mobilellm_mlx.evals.results import find_result, stored_results
 from mobilellm_mlx.events import EvalSummary, Event, Notice, Progress
+from tests.adapters.made import write_random_adapter
 
 TEXT = "Rounding is cheap until it is not. " * 30
 """Four windows of one byte a token, and a rest."""
@@ -52,6 +55,9 @@ def colours() -> ChoiceTask:
         for n in range(6)
     ]
     return ChoiceTask("colours", questions, "0" * 64, {"form": "lm-eval"})
+
+
+ASKED = colours().requests(3, 0)
 
 
 def test_each_model_gets_a_row(models: tuple[Path, Path]) -> None:
@@ -94,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on(
         run(*models)
     events = run(*models)
     assert len(read) == 5 + 3 + 2
-    assert any(isinstance(e, Notice) and "packed: 1 of 3" in e.text for e in events)
+    assert any(isinstance(e, Notice) and "packed: divergence: 1 of 3" in e.text for e in events)
     assert rows(events)[1]["distance"]["tokens"] == 3 * WINDOW
     run(*models, tokens=4 * WINDOW)
     assert len(read) == 10 + 4 + 1
@@ -122,7 +128,7 @@ def test_choices_are_compared_question_by_question(models: tuple[Path, Path]) ->
     assert len(packed["results"]) == 2 and len(whole["results"]) == 1
     assert {one.task for one in stored_results()[0]} == {"colours", "divergence"}
     again = run(*models, tasks=[colours()], questions=5)
-    assert any(isinstance(e, Notice) and "whole: 5 of 5" in e.text for e in again)
+    assert any(isinstance(e, Notice) and "whole: colours: 5 of 5" in e.text for e in again)
 
 
 def test_speed_is_measured_with_a_warm_up(
@@ -130,7 +136,25 @@ def test_speed_is_measured_with_a_warm_up(
 ) -> None:
     monkeypatch.setattr("mobilellm_mlx.evals.speed.NEW_TOKENS", 3)
     for row in rows(run(*models, tokens=WINDOW, measures_speed=True)):
-        assert row["prefill_tok_per_s"] > 0 and row["decode_tok_per_s"] > 0
+        for name in ("prefill", "decode"):
+            least, most = row[f"{name}_range"]
+            assert 0 < least <= row[f"{name}_tok_per_s"] <= most
+
+
+def test_speeds_are_measured_in_turn(
+    models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def measured(loaded: Any, prompt: Any) -> tuple[float, float]:
+        asked.append(loaded.info.model)
+        return float(len(asked)), 10.0 * len(asked)
+
+    monkeypatch.setattr("mobilellm_mlx.evals.speed.measure_speed", measured)
+    first, second = rows(run(*models, tokens=WINDOW, measures_speed=True))
+    assert asked == ["whole", "packed"] * 3
+    assert (first["prefill_tok_per_s"], first["prefill_range"]) == (3.0, (1.0, 5.0))
+    assert (second["decode_tok_per_s"], second["decode_range"]) == (40.0, (20.0, 60.0))
 
 
 def test_models_of_other_tokens_do_not_compare(models: tuple[Path, Path], tmp_path: Path) -> None:
@@ -175,7 +199,9 @@ def test_a_model_that_computes_nan_is_named_and_has_no_figures(
     assert bad["distance"]["nonfinite"] == bad["distance"]["tokens"] == 3 * WINDOW
     assert bad["distance"]["mean_kl"] is None and bad["distance"]["perplexity"] is None
     assert bad["accuracy"] is None and bad["change"] is None
-    assert any(isinstance(e, Notice) and e.text.startswith("broken: 3 values") for e in events)
+    assert any(
+        isinstance(e, Notice) and e.text.startswith("broken: divergence: 3 values") for e in events
+    )
     assert good["distance"]["mean_kl"] > 0
 
 
@@ -189,3 +215,25 @@ def test_nothing_is_compared_with_a_model_that_computes_nan(
 def test_models_of_one_name_are_told_apart() -> None:
     assert unique_names([Path("/a/x"), Path("/b/x"), Path("/b/y")]) == ["a/x", "b/x", "y"]
     assert unique_names([Path("/a/x"), Path("/a/x")]) == ["x", "x"]
+
+
+def test_every_model_has_the_adapter_on(models: tuple[Path, Path], tmp_path: Path) -> None:
+    write_random_adapter(tmp_path / "tools", models[0])
+    whole, packed = rows(run(*models, adapter=tmp_path / "tools"))
+    bare = rows(run(*models))
+    for row, other in zip((whole, packed), bare, strict=True):
+        assert row["distance"]["perplexity"] != pytest.approx(other["distance"]["perplexity"])
+    assert find_result(packed["results"][0]).adapter == "tools"
+
+
+def test_a_run_of_another_program_is_left_out_and_the_others_go_on(
+    models: tuple[Path, Path],
+) -> None:
+    tasks = [colours(), ChoiceTask("more", [one.payload for one in ASKED], "1" * 64, {})]
+    (whole,) = rows(run(models[0], tasks=tasks))
+    taken = next(evals_dir().glob("runs/colours-*.jsonl"))
+    with Journal(taken):
+        events = run(models[0], tasks=tasks)
+    assert isinstance(events[-1], EvalSummary) and events[-1].status == "error"
+    assert len(rows(events)[0]["results"]) == len(whole["results"]) - 1
+    assert any(isinstance(e, Notice) and "whole: colours is left out" in e.text for e in events)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.evals.journal import Journal
 from mobilellm_mlx.evals.results import load_result
-from mobilellm_mlx.evals.runner import journal_path, run_task
+from mobilellm_mlx.evals.runner import journal_path, run_task, run_tasks
 from mobilellm_mlx.evals.task import Request, Response, Subject, run_key
 from mobilellm_mlx.events import EvalSummary, Event, Notice, Progress
 from tests.evals.sums import SUBJECT, Abacus, Sums
@@ -136,3 +138,72 @@ def test_a_run_that_was_whole_already_keeps_its_result_once() -> None:
     assert (first["id"], first["path"]) == (again["id"], again["path"])
     longer = summary(run(Sums(), Abacus(), limit=5)).results[0]
     assert longer["id"] != first["id"] and Path(longer["path"]).is_file()
+
+
+def test_a_result_says_how_long_all_runs_took_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr("mobilellm_mlx.evals.runner.time.perf_counter", lambda: float(next(clock)))
+    with pytest.raises(RuntimeError, match="power"):
+        run(Sums(), Abacus(dies_after=4))
+    events = run(Sums(), Abacus())
+    assert summary(events).results[0]["elapsed_s"] == 10.0
+    assert summary(events).elapsed_s < 10.0
+
+
+def test_time_of_an_older_run_is_not_made_up() -> None:
+    run(Sums(), Abacus(), limit=4)
+    path = journal_path(Sums(), SUBJECT, 0)
+    path.write_text(re.sub(r', "spent_s": [^}]+', "", path.read_text()))
+    assert summary(run(Sums(), Abacus())).results[0]["elapsed_s"] is None
+
+
+def test_every_notice_names_its_task() -> None:
+    run(Sums(), Abacus(), limit=4)
+    with journal_path(Sums(), SUBJECT, 0).open("a") as file:
+        file.write("half a li")
+    events = run(Sums(scored=lambda value: math.nan if value == 3 else value), Abacus())
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert len(notices) == 3
+    assert all(text.startswith("sums, exact: ") for text in notices)
+
+
+def several(cancel: threading.Event, *tasks: Sums) -> list[Event]:
+    runs = ((task.name, run_task(task, SUBJECT, Abacus(), cancel=cancel)) for task in tasks)
+    return list(run_tasks(runs, "abacus", cancel))
+
+
+def test_a_run_that_another_program_writes_is_left_out_and_said() -> None:
+    with Journal(journal_path(Sums("b"), SUBJECT, 0)):
+        events = several(threading.Event(), Sums("a"), Sums("b"), Sums("c"))
+    assert summary(events).status == "error"
+    assert [one["task"] for one in summary(events).results] == ["a", "c"]
+    (said,) = [event.text for event in events if isinstance(event, Notice)]
+    assert said.startswith("b is left out: another program is at this run")
+
+
+def test_after_a_stop_nothing_is_begun_and_that_is_said() -> None:
+    cancel = threading.Event()
+    cancel.set()
+    events = several(cancel, Sums("a"), Sums("b"), Sums("c"))
+    (result,) = summary(events).results
+    assert (result["task"], result["requests"], result["asked"]) == ("a", 1, 10)
+    assert summary(events).status == "cancelled"
+    assert Notice("not begun: b, c") in events
+
+
+def test_whoever_counts_itself_is_not_counted() -> None:
+    def answer(requests: Sequence[Request]) -> Iterator[Event | Response]:
+        for response in Abacus()(requests):
+            yield Progress("sums, exact", 5, 50, "tokens")
+            yield response
+
+    units = [event.unit for event in run(Sums(), answer) if isinstance(event, Progress)]
+    assert units == ["items", *["tokens"] * 10]
+
+
+def test_a_result_says_how_many_requests_there_are() -> None:
+    class Counted(Sums):
+        available = 10
+
+    assert summary(run(Counted(), Abacus(), limit=3)).results[0]["available"] == 10
+    assert summary(run(Sums("other"), Abacus(), limit=3)).results[0]["available"] is None

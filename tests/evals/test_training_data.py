@@ -163,7 +163,7 @@ def test_a_package_that_cannot_be_had_is_said_in_a_sentence(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     source = Sdist("no-such-data", "1.0", 10, "0" * 64, "a", "MIT")
-    with pytest.raises(sources.DownloadError, match="cannot be fetched"):
+    with pytest.raises(sources.DownloadError, match="the package index has no `no-such-data` 1.0"):
         list(ensure_sdist(source))
     assert not source.path.exists()
     assert not list(source.path.parent.iterdir())

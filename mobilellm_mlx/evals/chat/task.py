@@ -54,6 +54,10 @@ class ChatTask:
         self.settings: Mapping[str, Any] = {}
         self._questions = by_turns(found.questions)
 
+    @property
+    def available(self) -> int:
+        return len(self._questions)
+
     def requests(self, limit: int | None, seed: int) -> list[Request]:
         return [
             Request(str(question.id), question, category=question.category)

@@ -7,16 +7,16 @@
 
 ``question`` is put as ``Question: …`` and ``Answer:`` on the next line; ``context`` is what stands
 before the answers as it is. ``answer`` is the number of the right choice counted from 0, its letter
-(the first is A), or its text, which goes before a letter. A choice follows after a space, unless it
-begins with white space itself or the context ends with it. Other keys are left alone; two lines
-that say the same are two questions.
+(the first is A), or its text, which goes before a letter. No two choices are the same. A choice
+follows after a space, unless it begins with white space itself or the context ends with it. Other
+keys are left alone; two lines that say the same are two questions.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -34,7 +34,23 @@ MAX_CHOICES = 100
 """Answers of a question."""
 
 _KEYS = ("question", "context", "choices", "answer")
-_EXAMPLE = 'a line is like {"question": "...", "choices": ["...", "..."], "answer": 0}'
+_LINE = '{"question": "...", "choices": ["...", "..."], "answer": 0}'
+_EXAMPLE = f"a line is like {_LINE}"
+_ELSEWHERE = {
+    "query": "question",
+    "prompt": "context",
+    "ctx": "context",
+    "endings": "choices",
+    "options": "choices",
+    "gold": "answer",
+    "answerkey": "answer",
+    "label": "answer",
+}
+"""What keys are called in files that others made."""
+_TEXTS_ALONE = (
+    "put the texts alone into the list, and the number of the right one, counted from 0, into "
+    "`answer`"
+)
 _MAX_NAME = 60
 
 
@@ -65,7 +81,7 @@ class LocalSet:
         """
         self._check_size()
         digest, questions = hashlib.sha256(), []
-        for line in read_lines(self.path, seen=digest.update):
+        for line in read_lines(self.path, seen=digest.update, example=_LINE):
             try:
                 questions.append(read_question(line.value))
             except DataError as error:
@@ -125,14 +141,23 @@ def _choices(value: Mapping[str, Any]) -> list[str]:
         raise _missing(value, "`choices`")
     choices = value["choices"]
     if not isinstance(choices, list):
-        raise DataError(f"`choices` is {kind(choices)}, expected a list of texts")
+        raise DataError(f"`choices` is {kind(choices)}, expected a list of texts", _TEXTS_ALONE)
     if not 2 <= len(choices) <= MAX_CHOICES:
-        raise DataError(f"it has {len(choices):,} choices, expected 2 to {MAX_CHOICES}")
+        raise DataError(
+            f"`choices` is a list of {len(choices):,}, expected 2 to {MAX_CHOICES} texts"
+        )
+    seen: dict[str, int] = {}
     for number, one in enumerate(choices):
         if not isinstance(one, str):
-            raise DataError(f"choice {number} is {kind(one)}, expected text")
+            hint = _TEXTS_ALONE if isinstance(one, dict) else None
+            raise DataError(f"choice {number} is {kind(one)}, expected a text", hint)
         if not one.strip():
-            raise DataError(f"choice {number} is empty")
+            raise DataError(f"choice {number} is empty, expected a text")
+        if (other := seen.setdefault(one.strip(), number)) != number:
+            raise DataError(
+                f"choices {other} and {number} are the same, `{one.strip()[:40]}`",
+                "of equal ones neither can be the right answer; take one out",
+            )
     return choices
 
 
@@ -143,19 +168,15 @@ def _answer(value: Mapping[str, Any], choices: list[str]) -> int:
     answer = value["answer"]
     if isinstance(answer, int) and not isinstance(answer, bool):
         if 0 <= answer < len(choices):
-            return answer
+            return _number(answer, choices)
         raise DataError(
             f"`answer` is {str(answer)[:20]}, expected 0 to {len(choices) - 1}",
             "choices are counted from 0",
         )
     if not isinstance(answer, str):
         raise DataError(f"`answer` is {kind(answer)}, expected a number, a letter or a text")
-    if (times := choices.count(answer)) == 1:
+    if answer in choices:
         return choices.index(answer)
-    if times:
-        raise DataError(
-            f"`answer` is the text of {times} choices", "give the number of the right one"
-        )
     letter = ord(answer.upper()) - ord("A") if re.fullmatch("[A-Za-z]", answer) else -1
     if 0 <= letter < len(choices):
         return letter
@@ -166,11 +187,31 @@ def _answer(value: Mapping[str, Any], choices: list[str]) -> int:
     )
 
 
+def _number(answer: int, choices: list[str]) -> int:
+    """A number that cannot be taken for the text of another choice."""
+    if str(answer) in choices and choices[answer] != str(answer):
+        raise DataError(
+            f"`answer` is the number {answer}, which is choice {answer} and also the text of "
+            f"choice {choices.index(str(answer))}",
+            f'write "{answer}" for the text, or the letter of the choice for its number',
+        )
+    return answer
+
+
 def _missing(value: Mapping[str, Any], wanted: str) -> DataError:
     keys = [key[:40] for key in islice(value, 6)]
-    absent = [key for key in _KEYS if key not in value]
-    odd = (key for key in keys if key not in _KEYS)
-    close = next((found[0] for key in odd if (found := get_close_matches(key, absent, 1))), None)
+    close = next(_meant(keys, value), None)
     has = ", ".join(f"`{key}`" for key in keys) or "no key at all"
     hint = f"did you mean `{close}`?" if close else _EXAMPLE
     return DataError(f"it has {has}, expected {wanted}", hint)
+
+
+def _meant(keys: list[str], value: Mapping[str, Any]) -> Iterator[str]:
+    """Keys that are missing, of which others are spellings."""
+    absent = [key for key in _KEYS if key not in value]
+    for key in keys:
+        known = _ELSEWHERE.get(key.lower())
+        if known in absent:
+            yield f"{known}` for `{key}"
+        elif key not in _KEYS:
+            yield from get_close_matches(key, absent, 1)

@@ -47,6 +47,10 @@ class ChoiceTask:
         self.settings = settings
         self._questions = questions
 
+    @property
+    def available(self) -> int:
+        return len(self._questions)
+
     def requests(self, limit: int | None, seed: int) -> Sequence[Request]:
         """The first of the questions, as lm-eval's ``--limit`` takes them; nothing is drawn."""
         return [

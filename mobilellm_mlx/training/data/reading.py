@@ -20,6 +20,8 @@ _LONGEST_MESSAGE = 1_000
 _TOLD_BYTES = 100_000
 """How much is read before anybody is told of it."""
 
+EXAMPLE = '{"prompt": "...", "completion": "..."}'
+"""Of a line, where nothing else is said."""
 SPLITS = {
     "train": ("train.jsonl",),
     "valid": ("valid.jsonl", "validation.jsonl"),
@@ -83,7 +85,10 @@ def find_files(path: Path) -> dict[str, Path]:
 
 
 def read_lines(
-    path: Path, problem: Problem | None = None, seen: Callable[[bytes], None] | None = None
+    path: Path,
+    problem: Problem | None = None,
+    seen: Callable[[bytes], None] | None = None,
+    example: str = EXAMPLE,
 ) -> Iterator[Line]:
     """The objects of a file, one for each line that is not blank; only one is held at a time.
 
@@ -91,6 +96,7 @@ def read_lines(
         path: a file of JSON lines.
         problem: is told of every line that cannot be read; without it the first one is raised.
         seen: is given all bytes as they are read.
+        example: of a line, for the hint where one is none.
 
     Raises:
         DataError: names file and line.
@@ -106,7 +112,8 @@ def read_lines(
                     # What follows cannot be told from a next line, so there is no going on.
                     raise place(_too_long(), f"{path.name}:{number}")
                 try:
-                    value = _parse(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
+                    first = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                    value = _parse(first, example)
                 except DataError as error:
                     placed = place(error, f"{path.name}:{number}")
                     if problem is None:
@@ -218,7 +225,7 @@ def _too_long() -> DataError:
     )
 
 
-def _parse(raw: bytes) -> dict[str, Any] | None:
+def _parse(raw: bytes, example: str = EXAMPLE) -> dict[str, Any] | None:
     """The object on a line; None for a blank one."""
     if not raw.strip():
         return None
@@ -230,13 +237,13 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
         raise DataError(
             f"byte {error.start + 1:,} of the line is not UTF-8", "save the file as UTF-8 text"
         ) from None
-    value = parse_json(text)
+    value = parse_json(text, example)
     if not isinstance(value, dict):
-        raise DataError(f"it is {kind(value)}, expected a JSON object", _hint(text))
+        raise DataError(f"it is {kind(value)}, expected a JSON object", _hint(text, example))
     return value
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, example: str = EXAMPLE) -> Any:
     """A JSON value that nothing after this has to be wary of.
 
     Raises:
@@ -249,7 +256,8 @@ def parse_json(text: str) -> Any:
         raise DataError(f"it is nested more than {MAX_DEPTH} levels deep") from None
     except json.JSONDecodeError as error:
         raise DataError(
-            f"it is not JSON at character {error.pos + 1:,}: {error.msg.lower()}", _hint(text)
+            f"it is not JSON at character {error.pos + 1:,}: {error.msg.lower()}",
+            _hint(text, example),
         ) from None
     except ValueError as error:  # one of ours below, or a number of thousands of digits
         raise DataError(f"it is not JSON: {str(error)[:200]}") from None
@@ -257,10 +265,10 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def _hint(text: str) -> str:
+def _hint(text: str, example: str) -> str:
     if text.lstrip().startswith("["):
         return "for a file that is one JSON list, `jq -c '.[]' FILE` makes lines of it"
-    return 'every line is one object, such as {"prompt": "...", "completion": "..."}'
+    return f"every line is one object, such as {example}"
 
 
 def _check(value: Any) -> None:

@@ -132,7 +132,7 @@ def test_a_longer_run_asks_only_what_a_shorter_one_did_not() -> None:
 def test_a_model_that_gives_nan_is_named_and_in_no_mean() -> None:
     events, summary = run(LikesLength(math.nan))
     notices = [one.text for one in events if isinstance(one, Notice)]
-    assert "5 values of `acc` are NaN or infinite" in notices
+    assert "longest: 5 values of `acc` are NaN or infinite" in notices
     metric = summary.results[0]["metrics"]["acc"]
     assert (metric["nonfinite"], metric["mean"]) == (5, None)
 

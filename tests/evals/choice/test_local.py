@@ -64,7 +64,8 @@ def test_a_context_stays_and_a_space_stands_before_choices(
         ("z", ["x", "y", "z"], 2),
         ("A", ["B", "A"], 1),  # the text goes before the letter
         ("no", ["yes", "no"], 1),
-        ("b", ["x", "x"], 1),
+        (1, ["0", "1"], 1),
+        ("1", ["1", "2"], 0),
     ],
 )
 def test_the_right_choice_is_a_number_a_letter_or_a_text(
@@ -80,10 +81,15 @@ def test_the_right_choice_is_a_number_a_letter_or_a_text(
         ({"question": " \n"}, "`question` is empty", ""),
         ({"context": "x"}, "both `question` and `context`", "into `context`"),
         ({"choices": "ab"}, "`choices` is a text, expected a list of texts", ""),
-        ({"choices": ["a"]}, "it has 1 choices, expected 2 to 100", ""),
-        ({"choices": []}, "it has 0 choices", ""),
-        ({"choices": ["a"] * 101}, "it has 101 choices", ""),
-        ({"choices": ["a", 1]}, "choice 1 is a number, expected text", ""),
+        ({"choices": ["a"]}, "`choices` is a list of 1, expected 2 to 100 texts", ""),
+        ({"choices": []}, "a list of 0", ""),
+        ({"choices": ["a"] * 101}, "a list of 101", ""),
+        ({"choices": ["a", 1]}, "choice 1 is a number, expected a text", ""),
+        ({"choices": ["a", {"text": "b", "label": "B"}]}, "choice 1 is an object", "texts alone"),
+        ({"choices": {"text": ["a", "b"]}}, "`choices` is an object", "texts alone"),
+        ({"choices": ["a", "b", " a"]}, "choices 0 and 2 are the same, `a`", "take one out"),
+        ({"choices": ["1", "2"], "answer": 1}, "choice 1 and also the text of choice 0", "letter"),
+        ({"answer": "1"}, "`answer` is `1`, which is no choice", "a number from 0 to 1"),
         ({"choices": ["a", " "]}, "choice 1 is empty", ""),
         ({"answer": 2}, "`answer` is 2, expected 0 to 1", "counted from 0"),
         ({"answer": -1}, "`answer` is -1", "counted from 0"),
@@ -94,7 +100,6 @@ def test_the_right_choice_is_a_number_a_letter_or_a_text(
         ({"answer": ""}, "which is no choice", ""),
         ({"answer": "ı"}, "which is no choice", ""),
         ({"answer": "x" * 9999}, "which is no choice", ""),
-        ({"answer": "a", "choices": ["a", "a"]}, "the text of 2 choices", "number"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_line(
@@ -118,6 +123,22 @@ def test_a_missing_key_is_named_and_a_misspelt_one_found(tmp_path: Path, key: st
     with pytest.raises(DataError, match=f"expected `{key}`") as caught:
         LocalSet(write(tmp_path / "a.jsonl", row)).task()
     assert caught.value.hint == f"did you mean `{key}`?"
+
+
+@pytest.mark.parametrize(("key", "name"), [("gold", "answer"), ("query", "question")])
+def test_what_others_call_a_key_is_known(tmp_path: Path, key: str, name: str) -> None:
+    row = {key if known == name else known: value for known, value in ICE.items()}
+    with pytest.raises(DataError) as caught:
+        LocalSet(write(tmp_path / "a.jsonl", row)).task()
+    assert caught.value.hint == f"did you mean `{name}` for `{key}`?"
+
+
+def test_hints_about_lines_show_a_question(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("3\n")
+    with pytest.raises(DataError) as caught:
+        LocalSet(path).task()
+    assert '{"question": "...", "choices"' in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
