@@ -191,14 +191,18 @@ def _time_limit(seconds: float) -> Iterator[None]:
     """Interrupt Python code on this thread after a while.
 
     A template's loops cannot be cancelled from outside; a trace function is called on every line of
-    them, and in nothing else that takes time.
+    them, and in nothing else that takes time. The sandbox itself has no loops worth the name, and
+    more lines than the templates: there only the calls are watched.
     """
-    end = time.monotonic() + seconds
+    from jinja2 import sandbox
 
-    def trace(frame: FrameType, event: str, argument: Any) -> TraceFunction:
+    end = time.monotonic() + seconds
+    without_loops = {__file__, sandbox.__file__}
+
+    def trace(frame: FrameType, event: str, argument: Any) -> TraceFunction | None:
         if time.monotonic() > end:
             raise _TooMuch(f"it ran for more than {seconds:.0f} s")
-        return trace
+        return None if frame.f_code.co_filename in without_loops else trace
 
     previous = sys.gettrace()
     sys.settrace(trace)

@@ -14,8 +14,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mobilellm_mlx.added_tokens import AddedToken, added_tokens
@@ -37,6 +40,9 @@ class Tokenizer(ABC):
     """Tokens that are signs, not text, such as ``<|im_end|>``."""
     prefix: tuple[int, ...] = ()
     """Ids that start every plain text (a begin-of-sequence token, where the model wants one)."""
+    _known: Mapping[str, list[int]] = MappingProxyType({})
+    """The texts between the signs of the last template and their ids. The next turn of a
+    conversation brings all of them again; encoding them again would take longer with each turn."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -62,11 +68,16 @@ class Tokenizer(ABC):
         if not names:
             return self.encode(rendered.replace(marker, "") if marker else rendered)
         ids: list[int] = []
+        before = self._known
+        texts: dict[str, list[int]] = {}
         for part in re.split(f"({'|'.join(map(re.escape, names))})", rendered):
             if part in self.special:
                 ids.append(self.special[part])
             elif plain := part.replace(marker, "") if marker else part:
-                ids += self.encode(plain)
+                known = texts.get(plain, before.get(plain))
+                texts[plain] = self.encode(plain) if known is None else known
+                ids += texts[plain]
+        self._known = texts  # in one go: any thread may be here
         return ids
 
     def guard(self, texts: Sequence[str]) -> tuple[list[str], str]:
@@ -83,9 +94,8 @@ class Tokenizer(ABC):
         names = self._sign_names()
         if not names:
             return list(texts), marker
-        # Looking ahead finds overlapping names too; each is broken after its first character.
-        begins = re.compile(f"(?=(?:{'|'.join(map(re.escape, names))}))")
-        return [_broken(text, begins, names, marker) for text in texts], marker
+        signs = _Signs.of(tuple(names))
+        return [_broken(text, signs, marker) for text in texts], marker
 
     def _sign_names(self) -> list[str]:
         """Names of special tokens that a template can mean, longest first.
@@ -95,17 +105,44 @@ class Tokenizer(ABC):
         return sorted((name for name in self.special if len(name) > 1), key=len, reverse=True)
 
 
-def _broken(text: str, begins: re.Pattern[str], names: Sequence[str], marker: str) -> str:
+@dataclass(frozen=True, slots=True)
+class _Signs:
+    """Names of special tokens, and what a text can hold of them."""
+
+    names: tuple[str, ...]
+    begins: re.Pattern[str]
+    """Where one begins; looking ahead finds overlapping names too."""
+    heads: tuple[str, ...]
+    """What one may begin with."""
+    tails: tuple[str, ...]
+    """What one may end with."""
+
+    @classmethod
+    @lru_cache(maxsize=8)
+    def of(cls, names: tuple[str, ...]) -> _Signs:
+        """Those of a tokenizer, put together once."""
+        return cls(
+            names,
+            re.compile(f"(?=(?:{'|'.join(map(re.escape, names))}))"),
+            tuple({name[:n] for name in names for n in range(1, len(name))}),
+            tuple({name[n:] for name in names for n in range(1, len(name))}),
+        )
+
+
+def _broken(text: str, signs: _Signs, marker: str) -> str:
     """The text with a marker inside every name and at an edge that could complete one.
 
-    Two texts that a template puts side by side must not make a name together either.
+    A name is broken after its first character. Two texts that a template puts side by side must
+    not make a name together either.
     """
-    cuts = [found.start() + 1 for found in begins.finditer(text)]
-    pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
-    broken = marker.join(pieces)
-    if any(text.endswith(name[:n]) for name in names for n in range(1, len(name))):
+    broken = text
+    if any(name in text for name in signs.names):
+        cuts = [found.start() + 1 for found in signs.begins.finditer(text)]
+        pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+        broken = marker.join(pieces)
+    if text.endswith(signs.heads):
         broken += marker
-    if any(text.startswith(name[n:]) for name in names for n in range(1, len(name))):
+    if text.startswith(signs.tails):
         broken = marker + broken
     return broken
 

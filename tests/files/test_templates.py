@@ -122,6 +122,10 @@ def test_a_template_that_asks_for_too_much_is_stopped(source: str) -> None:
 ENDLESS = [
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "{{ 9 ** (9 ** 9) }}",
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% if i + j %}{% endif %}{% endfor %}"
+    "{% endfor %}",
+    "{% macro twice(n) %}{% if n %}{{ twice(n - 1) }}{{ twice(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ twice(99) }}",
 ]
 
 
@@ -276,3 +280,33 @@ def test_the_chatml_of_the_tests_is_what_it_claims_to_be() -> None:
     assert ChatTemplate(CHATML).render(HI, add_generation_prompt=False) == (
         "<|im_start|>user\nhi<|im_end|>\n"
     )
+
+
+class CountingTokenizer(ByteTokenizer):
+    """Notes every text that it encodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoded: list[str] = []
+
+    def encode(self, text: str) -> list[int]:
+        self.encoded.append(text)
+        return super().encode(text)
+
+
+def test_a_turn_encodes_its_own_text_and_not_the_history_again() -> None:
+    tokenizer, template = CountingTokenizer(), ChatTemplate(SIGNED)
+    said = [Message("user", f"text {i}") for i in range(20)]
+    template.encode(tokenizer, said)
+    assert len(tokenizer.encoded) == 20
+    longer = [*said, Message("assistant", "<|end|>"), Message("user", "new")]
+    ids = template.encode(tokenizer, longer)
+    assert tokenizer.encoded[20:] == ["<|end|>", "new"]
+    assert ids == template.encode(CountingTokenizer(), longer)
+
+
+def test_what_another_conversation_said_is_not_kept() -> None:
+    tokenizer, template = CountingTokenizer(), ChatTemplate(SIGNED)
+    for text in ("a", "b", "a"):
+        template.encode(tokenizer, [Message("user", text), Message("user", text)])
+    assert tokenizer.encoded == ["a", "b", "a"]
