@@ -16,11 +16,16 @@ from typing import Any
 from mobilellm_mlx.backend import fused, mx, nn, tree_flatten
 from mobilellm_mlx.models.cache import Cache, make_cache
 from mobilellm_mlx.models.config import LayerConfig, ModelConfig
+from mobilellm_mlx.models.elementary import attend, is_slow, swiglu
 
 
 @fused
-def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+def _fused_swiglu(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
+
+
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return swiglu(gate, up) if is_slow(gate.size) else _fused_swiglu(gate, up)
 
 
 class Attention(nn.Module):
@@ -52,7 +57,9 @@ class Attention(nn.Module):
         if self.layer.temperature is not None:
             queries = queries * self._sharpness(cache.offset, length).astype(queries.dtype)
         keys, values = cache.update(keys, values)  # (B, K, S + L, E)
-        mixed = mx.fast.scaled_dot_product_attention(
+        slow = is_slow(queries.size // self.head_dim * keys.shape[2])
+        attention = attend if slow else mx.fast.scaled_dot_product_attention
+        mixed = attention(
             queries, keys, values, scale=self.scale, mask=cache.mask(length)
         )  # (B, H, L, E)
         return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1))  # (B, L, D)
@@ -199,11 +206,33 @@ class LanguageModel(nn.Module):
             raise ValueError(f"{len(caches)} caches given, expected {self.config.attention_runs}")
         return self.model(tokens, caches)
 
-    def head(self, hidden: mx.array) -> mx.array:
-        """Hidden states (..., D) to logits (..., V), through the embedding when it is tied."""
-        if self.config.tie_word_embeddings:
-            return self.model.embed_tokens.as_linear(hidden)
-        return self.lm_head(hidden)
+    def head(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        """Hidden states (..., D) to logits, through the embedding when it is tied.
+
+        Args:
+            hidden: (..., D).
+            rows: ids (C,) of the only tokens that count; None for all.
+
+        Returns:
+            Logits, (..., C) or (..., V).
+        """
+        is_tied = self.config.tie_word_embeddings
+        head = self.model.embed_tokens if is_tied else self.lm_head
+        if rows is not None and isinstance(head, nn.QuantizedEmbedding | nn.QuantizedLinear):
+            biases = head.get("biases")
+            return mx.quantized_matmul(
+                hidden,
+                head.weight[rows],
+                head.scales[rows],
+                None if biases is None else biases[rows],
+                group_size=head.group_size,
+                bits=head.bits,
+                mode=head.mode,
+            )
+        if rows is not None and isinstance(head, nn.Embedding | nn.Linear):
+            return hidden @ head.weight[rows].T
+        logits = head.as_linear(hidden) if is_tied else head(hidden)
+        return logits if rows is None else logits[..., rows]  # adapters are of all rows
 
     def make_cache(self, limit: int | None = None) -> list[Cache]:
         """Empty caches, one for each attention run.
