@@ -458,6 +458,45 @@ class Judged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BenchRun(Event):
+    """One program has read a prompt and gone on from it, once."""
+
+    name = "bench_run"
+    engine: str
+    """``mobilellm``, or what it is measured beside."""
+    repeat: int
+    """From 1 on; 0 for a first time that counts because it was slow."""
+    prompt: int
+    """Tokens that were read, behind ``depth`` others, in each of ``batch`` sequences."""
+    depth: int
+    batch: int
+    ttft_s: float
+    """From the prompt's tokens to the first token of the answer."""
+    token_s: list[float]
+    """From each token to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSummary(Summary):
+    """The end of a benchmark; ``docs/benchmark.md`` says what its figures are."""
+
+    job: str = "bench"
+    model: str = ""
+    table: str = "speed"
+    """Which: ``speed``, ``layer-sharing``, ``startup`` or ``turns``."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    engines: list[dict[str, Any]] = field(default_factory=list)
+    """What each program ran, what loading it took, and what a step of it costs."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """One for each program and case."""
+    ratios: list[dict[str, Any]] = field(default_factory=list)
+    """How many times as fast ours is as each peer."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the figures has to know."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvalSummary(Summary):
     """The end of an evaluation."""
 
@@ -521,6 +560,7 @@ _EVENTS: dict[str, type[Event]] = {
         CheckpointSaved,
         RolledBack,
         TrainPaused,
+        BenchRun,
         Summary,
     )
 }
@@ -530,6 +570,7 @@ _SUMMARIES: dict[str, type[Summary]] = {
     "fuse": FuseSummary,
     "export": ExportSummary,
     "eval": EvalSummary,
+    "bench": BenchSummary,
     "train": TrainSummary,
     "save_cache": CacheSummary,
     "restore_cache": CacheSummary,

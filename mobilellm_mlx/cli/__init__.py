@@ -38,6 +38,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "mobilellm_mlx.cli.eval:eval_",
         "Measure a model: common sense, perplexity, calls of tools.",
     ),
+    "bench": (
+        "mobilellm_mlx.cli.bench:bench",
+        "Measure how fast a model is, also beside other programs.",
+    ),
     "doctor": ("mobilellm_mlx.cli.doctor:doctor", "Check this machine and this installation."),
 }
 """Verb to where it lives and its line in the help."""
