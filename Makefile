@@ -15,7 +15,7 @@ EXTRA := [$(BACKEND)]
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup chat test lint format bench fuzz clean
+.PHONY: help setup chat test lint format bench fuzz sanitize clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -30,6 +30,9 @@ $(VENV)/.installed: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --upgrade pip >&2
 	@$(BIN)/python -m pip install --quiet --editable '.$(EXTRA)' >&2 || \
 	  { echo "hint: on Linux, make BACKEND=cpu (or cuda) $(MAKECMDGOALS) names the backend" >&2; exit 1; }
+ifeq ($(BACKEND),cpu)
+	@$(BIN)/mobilellm kernels --build >&2 || echo "going on without kernels: all works, only slower" >&2
+endif
 	@touch $@
 
 $(VENV)/.developer: $(VENV)/.installed
@@ -61,13 +64,16 @@ format: $(VENV)/.developer ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.developer ## Measure start-up and speed beside mlx-lm
-	$(BIN)/python benchmarks/startup.py $(ARGS)
+bench: $(VENV)/.developer ## Measure this machine (ARGS="--peers mlx-lm", --table startup, ...)
+	$(BIN)/mobilellm bench $(ARGS)
 
 SECONDS ?= 60
 
 fuzz: $(VENV)/.developer ## Feed damaged files to the readers of foreign checkpoints (SECONDS=60)
 	$(BIN)/python tests/fuzz_readers.py --seconds $(SECONDS) $(ARGS)
+
+sanitize: $(VENV)/.developer ## Run the CPU kernels under the address and thread sanitizers
+	$(BIN)/python tests/kernels/sanitize.py
 
 clean: ## Remove the environment and all caches of the checkout
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -112,9 +112,7 @@ def available_memory_bytes() -> int:
     The least of what the system says is available, what the container is allowed, and, on a GPU,
     what the device recommends. (Unified memory: on a Mac the first and the last are the same pool.)
     """
-    import psutil
-
-    bounds = [int(psutil.virtual_memory().available)]
+    bounds = [_system_available_bytes()]
     if (limit := _container_headroom_bytes()) is not None:
         bounds.append(limit)
     if backend().name != "cpu":
@@ -123,6 +121,17 @@ def available_memory_bytes() -> int:
         if recommended:
             bounds.append(int(recommended) - mx.get_active_memory())
     return max(0, min(bounds))
+
+
+def _system_available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """What the system says; Linux without psutil, whose import takes longer than all of this."""
+    with suppress(OSError, ValueError):
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def _container_headroom_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:

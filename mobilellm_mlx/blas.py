@@ -184,10 +184,10 @@ def _limit_threads(lib: ctypes.CDLL, prefix: str) -> None:
     """
     limit = getattr(lib, f"{prefix}openblas_set_num_threads", None)
     if limit and not any(os.environ.get(name) for name in THREAD_VARIABLES):
-        limit(max(1, _cores() - 1))
+        limit(max(1, usable_cores() - 1))
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Physical cores this process may use: by its affinity and by its container's quota."""
     siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     cores = len({_read(siblings.format(cpu)) or str(cpu) for cpu in os.sched_getaffinity(0)})

@@ -34,7 +34,9 @@ from mobilellm_mlx.errors import (
     format_bytes,
 )
 from mobilellm_mlx.events import ModelLoaded
+from mobilellm_mlx.kernels import kernels
 from mobilellm_mlx.models import LanguageModel, ModelConfig, build_config
+from mobilellm_mlx.models.accelerated import AcceleratedModel
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 from mobilellm_mlx.paths import MANIFEST
 from mobilellm_mlx.templates import ChatTemplate
@@ -126,19 +128,19 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
     context = _context_limit(config, options)
     packing = weights.read_quantization(raw)
     files = weights.weight_files(directory)
-    compute = _compute(options)
+    compute = _compute(options, packing)
     plan = _plan(config, files, compute, context)
     if not plan.fits:
         raise InsufficientMemory(plan.arithmetic)
 
     generation = read_json(directory / "generation_config.json", missing={})
-    # The words are read while MLX, on this thread, unpacks the weights: two things of equal length.
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, allocation_errors("loading the model"):
+        model = build_model(config, weights.load_tensors(files), packing, compute)
+        # The words are read while MLX, on this thread, reads and unpacks the weights. Not before:
+        # reading a tokenizer keeps the interpreter's lock, which building the network needs.
         words = pool.submit(_load_words, directory, config)
-        with allocation_errors("loading the model"):
-            model = build_model(config, weights.load_tensors(files), packing, compute)
-            mx.eval(model.parameters())
-        tokenizer, template, reasoning, ending = words.result()
+        mx.eval(model.parameters())
+    tokenizer, template, reasoning, ending = words.result()
     manifest = read_json(directory / MANIFEST, missing={})
     dtype = str(model.dtype).removeprefix("mlx.core.")
     return LoadedModel(
@@ -184,7 +186,8 @@ def build_model(
     Raises:
         WeightsError: when names or shapes do not match the network.
     """
-    model = LanguageModel(config)
+    fast = AcceleratedModel(config) if compute == "packed" and kernels().module else None
+    model = fast or LanguageModel(config)
     tensors = {name: a for name, a in tensors.items() if not _is_redundant(name, config)}
     if compute == "dense":
         tensors = weights.unpack_tensors(tensors, packing, mx.float32)
@@ -194,6 +197,8 @@ def build_model(
         dtype = activation_dtype(tensors) if backend().half_precision else mx.float32
         tensors = {name: _uniform(array, dtype) for name, array in tensors.items()}
     weights.assign(model, tensors)
+    if fast:
+        fast.speed_up()
     return model
 
 
@@ -235,8 +240,22 @@ def _context_limit(config: ModelConfig, options: LoadOptions) -> int:
     return min(options.context or trained, trained)
 
 
-def _compute(options: LoadOptions) -> Literal["packed", "dense"]:
-    return backend().default_compute if options.compute == "auto" else options.compute
+def _compute(
+    options: LoadOptions, packing: weights.QuantizationTable | None
+) -> Literal["packed", "dense"]:
+    return best_compute(packing) if options.compute == "auto" else options.compute
+
+
+def best_compute(packing: weights.QuantizationTable | None) -> Literal["packed", "dense"]:
+    """The form in which weights so packed are computed soonest on this machine."""
+    module = kernels().module
+    if module is None or packing is None:
+        return backend().default_compute
+    has_kernels = all(
+        one is None or (one.mode == "affine" and module.takes(one.bits, one.group_size))
+        for one in (packing.default, *packing.modules.values())
+    )
+    return "packed" if has_kernels else backend().default_compute
 
 
 _WORDS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json")
@@ -317,10 +336,12 @@ def plan_memory(
         MobileLLMError: one of its kinds, for whatever is wrong with the directory.
     """
     options = options or LoadOptions()
-    config = build_config(read_json(directory / "config.json"))
+    raw = read_json(directory / "config.json")
+    config = build_config(raw)
     context = _context_limit(config, options)
     files = weights.weight_files(directory)
-    return _plan(config, files, _compute(options), context, freed_bytes)
+    compute = _compute(options, weights.read_quantization(raw))
+    return _plan(config, files, compute, context, freed_bytes)
 
 
 def _plan(

@@ -42,6 +42,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "mobilellm_mlx.cli.bench:bench",
         "Measure how fast a model is, also beside other programs.",
     ),
+    "kernels": (
+        "mobilellm_mlx.cli.kernels:kernels",
+        "Show or build what computes packed weights on a CPU.",
+    ),
     "doctor": ("mobilellm_mlx.cli.doctor:doctor", "Check this machine and this installation."),
 }
 """Verb to where it lives and its line in the help."""

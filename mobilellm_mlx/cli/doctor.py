@@ -144,9 +144,19 @@ def _mlx() -> Iterator[Check]:
     kind = backend.backend()
     yield Check("MLX", "mlx", _version("mlx") or "unknown version")
     yield Check("MLX", "backend", f"{kind.name} ({backend.device_name()})")
-    yield Check("MLX", "compute", f"{kind.default_compute} weights unless `--compute` says else")
     if kind.name != "cpu":
+        yield Check("MLX", "compute", _usual(kind.default_compute))
         return
+    from mobilellm_mlx.kernels import kernels
+
+    found = kernels()
+    if found.module:
+        yield Check("MLX", "compute", _usual("packed 4- and 8-bit"))
+        yield Check("MLX", "kernels", found.reason)
+    else:
+        yield Check("MLX", "compute", _usual(kind.default_compute))
+        hint = "several times faster on this CPU with them: `mobilellm kernels --build`"
+        yield Check("MLX", "kernels", found.reason, "ok", hint)
     milliseconds = _product_ms(mx)
     blas = backend.BLAS
     threads = f", {blas.threads} thread{'s' * (blas.threads > 1)}" if blas.threads else ""
@@ -162,6 +172,10 @@ def _mlx() -> Iterator[Check]:
     )
     if blas.path:
         yield Check("MLX", "BLAS file", blas.path)
+
+
+def _usual(form: str) -> str:
+    return f"{form} weights unless `--compute` says else"
 
 
 def _product_ms(mx: Any) -> float:

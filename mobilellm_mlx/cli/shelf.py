@@ -26,8 +26,9 @@ from mobilellm_mlx.options import LoadOptions
 from mobilellm_mlx.paths import MANIFEST
 
 if TYPE_CHECKING:
-    from mobilellm_mlx.loading import MemoryPlan
+    from mobilellm_mlx.loading import MemoryPlan, best_compute
     from mobilellm_mlx.models import ModelConfig
+    from mobilellm_mlx.weights import Packing, QuantizationTable
     from tui.shelf import Memory, ModelRow
 
 HERE = "Here"
@@ -204,7 +205,8 @@ def _estimate(name: str, converted_bytes: int | None, options: LoadOptions) -> M
     config = _published_config(name)
     if config is None:
         return None
-    compute = backend().default_compute if options.compute == "auto" else options.compute
+    usual = QuantizationTable(Packing(32, 4), {})
+    compute = best_compute(usual) if options.compute == "auto" else options.compute
     weights = config.parameter_count() * 4 if compute == "dense" else converted_bytes
     if weights is None:
         return None

@@ -117,6 +117,37 @@ class _Buffers:
         """Tokens that must be held when ``offset`` were seen."""
         return offset
 
+    def reserve(self, like: mx.array, length: int) -> int:
+        """Make room in the arrays for ``length`` more tokens; the place of the first of them.
+
+        For who writes keys and values there itself, and then says so by ``advance``.
+
+        Args:
+            like: what has the shape, but for tokens, and the type of keys.
+            length: of what is to come.
+
+        Raises:
+            ContextOverflow: when more than ``limit`` tokens would have been seen.
+        """
+        raise NotImplementedError
+
+    def exchange(self, keys: mx.array, values: mx.array) -> None:
+        """Other arrays that hold the same, in place of those of ``arrays``."""
+        self._keys, self._values = keys, values
+
+    def advance(self, length: int) -> None:
+        """``length`` tokens have been written into the room that was reserved for them."""
+        self.offset += length
+
+    def _write(self, keys: mx.array, values: mx.array) -> None:
+        """Append keys and values, each (B, K, L, E)."""
+        length = keys.shape[2]
+        start = self.reserve(keys, length)
+        assert self._keys is not None and self._values is not None
+        self._keys[..., start : start + length, :] = keys
+        self._values[..., start : start + length, :] = values
+        self.advance(length)
+
 
 class KVCache(_Buffers):
     """Cache of one attention run: grows in steps, so that most updates write in place.
@@ -145,24 +176,27 @@ class KVCache(_Buffers):
         Raises:
             ContextOverflow: when more than ``limit`` tokens would be held.
         """
-        start, end = self.offset, self.offset + keys.shape[2]
+        self._write(keys, values)
+        assert self._keys is not None and self._values is not None
+        return self._keys[..., : self.offset, :], self._values[..., : self.offset, :]
+
+    def reserve(self, like: mx.array, length: int) -> int:
+        """Room for ``length`` more tokens, the arrays grown if need be."""
+        start, end = self.offset, self.offset + length
         if self.limit is not None and end > self.limit:
             raise ContextOverflow(end, self.limit)
-        self._keys = self._grown(self._keys, keys, end)
-        self._values = self._grown(self._values, values, end)
-        self._keys[..., start:end, :] = keys
-        self._values[..., start:end, :] = values
-        self.offset = end
-        return self._keys[..., :end, :], self._values[..., :end, :]
+        self._keys = self._grown(self._keys, like, end)
+        self._values = self._grown(self._values, like, end)
+        return start
 
-    def _grown(self, held: mx.array | None, new: mx.array, end: int) -> mx.array:
+    def _grown(self, held: mx.array | None, like: mx.array, end: int) -> mx.array:
         """Room for ``end`` tokens, in whole steps."""
         if held is not None and held.shape[2] >= end:
             return held
-        batch, heads, _, dim = new.shape
+        batch, heads, _, dim = like.shape
         capacity = -(-end // self.step) * self.step
         start = self.offset
-        grown = mx.zeros((batch, heads, capacity - start, dim), new.dtype)
+        grown = mx.zeros((batch, heads, capacity - start, dim), like.dtype)
         return grown if held is None else mx.concatenate([held[..., :start, :], grown], axis=2)
 
     def can_trim(self, count: int) -> bool:
@@ -223,31 +257,33 @@ class RotatingKVCache(_Buffers):
         Raises:
             ContextOverflow: when more than ``limit`` tokens would have been seen.
         """
-        length = keys.shape[2]
+        self._write(keys, values)
+        assert self._keys is not None and self._values is not None
+        end = self._held
+        first = max(0, end - keys.shape[2] - (self.window - 1))
+        return self._keys[..., first:end, :], self._values[..., first:end, :]
+
+    def reserve(self, like: mx.array, length: int) -> int:
+        """Room for ``length`` more tokens, those out of sight let go if need be."""
         if self.limit is not None and self.offset + length > self.limit:
             raise ContextOverflow(self.offset + length, self.limit)
         if self._keys is None or self._values is None or self._held + length > self._capacity:
             kept = self._needed(self.offset)
-            self._keys = self._moved(self._keys, keys, kept)
-            self._values = self._moved(self._values, values, kept)
+            self._keys = self._moved(self._keys, like, kept, length)
+            self._values = self._moved(self._values, like, kept, length)
             self._gone = self.offset - kept
-        start, end = self._held, self._held + length
-        self._keys[..., start:end, :] = keys
-        self._values[..., start:end, :] = values
-        self.offset += length
-        first = max(0, start - (self.window - 1))
-        return self._keys[..., first:end, :], self._values[..., first:end, :]
+        return self._held
 
     @property
     def _capacity(self) -> int:
         return 0 if self._keys is None else self._keys.shape[2]
 
-    def _moved(self, held: mx.array | None, new: mx.array, kept: int) -> mx.array:
-        """A buffer that begins with the last ``kept`` tokens and has room for the new ones."""
-        batch, heads, length, dim = new.shape
+    def _moved(self, held: mx.array | None, like: mx.array, kept: int, length: int) -> mx.array:
+        """A buffer that begins with the last ``kept`` tokens and has room for ``length`` more."""
+        batch, heads, _, dim = like.shape
         capacity = -(-(kept + length) // self.step) * self.step
         capacity = max(capacity, min(self.window - 1 + self.step, self._capacity))
-        room = mx.zeros((batch, heads, capacity - kept, dim), new.dtype)
+        room = mx.zeros((batch, heads, capacity - kept, dim), like.dtype)
         if held is None or not kept:
             return room
         return mx.concatenate([held[..., self._held - kept : self._held, :], room], axis=2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 from mobilellm_mlx.backend import backend, mx
 
@@ -31,9 +31,7 @@ BLOCK = 1 << 17
 """Scores that are worked on at once: 512 kB, so that they stay in a core's cache."""
 
 
-@mx.custom_function
-def exp2(x: mx.array) -> mx.array:
-    """2**x for float32 x in [-126, 127]."""
+def _power(x: mx.array) -> mx.array:
     shifted = x + _ROUNDING
     rest = x - (shifted - _ROUNDING)
     series = _SERIES[-1] * rest + _SERIES[-2]
@@ -43,9 +41,18 @@ def exp2(x: mx.array) -> mx.array:
     return ((shifted.view(mx.int32) << 23) + series.view(mx.int32)).view(mx.float32)
 
 
-@exp2.vjp
-def _exp2_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+_with_gradient: Any = mx.custom_function(_power)
+
+
+@_with_gradient.vjp  # type: ignore[untyped-decorator]
+def _power_vjp(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
     return cotangent * output * math.log(2)
+
+
+def exp2(x: mx.array) -> mx.array:
+    """2**x for float32 x in [-126, 127]."""
+    result: mx.array = _with_gradient(x)
+    return result
 
 
 def is_slow(numbers: int) -> bool:
@@ -68,7 +75,8 @@ def attend(
         keys: (B, K, S, E).
         values: (B, K, S, E).
         scale: of the scores.
-        mask: boolean, what may be seen, (L, S) or (B, 1, L, S); ``causal`` is aligned to the last key.
+        mask: boolean, what may be seen, (L, S) or (B, 1, L, S); ``causal`` is aligned to the last
+            key.
     """
     batch, heads, length, dim = queries.shape
     _, kv_heads, held, _ = keys.shape
@@ -83,7 +91,7 @@ def attend(
         if mask is not None and seen > 1:
             hidden = _hidden(mask, start, end, seen)
             scores = scores.reshape(batch, heads, end - start, seen) + hidden
-            scores = scores.reshape(part.shape[:-1] + (seen,))
+            scores = scores.reshape((*part.shape[:-1], seen))
         weights = exp2(mx.maximum(scores - scores.max(axis=-1, keepdims=True), -126.0))
         mixed = (weights @ values[:, :, :seen]) / weights.sum(axis=-1, keepdims=True)
         parts.append(mixed.reshape(batch, heads, end - start, dim))

@@ -60,13 +60,18 @@ class Dropout(nn.Module):
         self._share = share
         self._key: mx.array | None = None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is left out."""
+        return bool(self._share and self.training)
+
     def draw(self, key: mx.array) -> None:
         """Choose what the next pass leaves out."""
         self._key = key
 
     def __call__(self, x: mx.array) -> mx.array:
         """Numbers of any shape to some of them, the others scaled up for those left out."""
-        if not self._share or not self.training:
+        if not self.is_on:
             return x
         kept = mx.random.bernoulli(1 - self._share, x.shape, key=self._key)
         return (kept * x) * (1 / (1 - self._share))

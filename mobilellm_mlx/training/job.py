@@ -18,7 +18,7 @@ from mobilellm_mlx.adapters.files import write_adapter
 from mobilellm_mlx.adapters.identity import model_sha256
 from mobilellm_mlx.adapters.record import AdapterInfo
 from mobilellm_mlx.adapters.registry import Registry
-from mobilellm_mlx.backend import mx
+from mobilellm_mlx.backend import backend, mx
 from mobilellm_mlx.decoding import Generator
 from mobilellm_mlx.errors import MobileLLMError, TrainingError
 from mobilellm_mlx.events import (
@@ -155,7 +155,9 @@ class _Job:
 
     def _load(self) -> tuple[LoadedModel, Data]:
         config = self._config
-        options = LoadOptions(compute="dense" if config.method == "full" else "auto")
+        # Kernels for packed weights are for going forward only: the way back would be MLX's.
+        is_full = config.method == "full"
+        options = LoadOptions(compute="dense" if is_full else backend().default_compute)
         loaded = load_model(self._run.base.path, options)
         data = load_data(
             self._run.data.path, loaded.tokenizer, loaded.template, loaded.stop_tokens, config,

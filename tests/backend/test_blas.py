@@ -137,8 +137,8 @@ def test_threads() -> None:
     assert run(report, OMP_NUM_THREADS="1") == ["1"]
     one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     assert run(one + report) == ["1"]
-    assert run("from mobilellm_mlx import blas; blas._cores = lambda: 1\n" + report) == ["1"]
-    threads, cores = map(int, run(report + "print(blas._cores())"))
+    assert run("from mobilellm_mlx import blas; blas.usable_cores = lambda: 1\n" + report) == ["1"]
+    threads, cores = map(int, run(report + "print(blas.usable_cores())"))
     assert threads == max(1, cores - 1)
 
 
@@ -148,7 +148,7 @@ def test_core_count() -> None:
         "def cores(quota, topology=('0,2', '1,3', '0,2', '1,3')):\n"
         "  blas._read = lambda path: quota if 'cgroup' in path else topology and topology[\n"
         "    int(path.split('/cpu')[2].split('/')[0])]\n"
-        "  return blas._cores()\n"
+        "  return blas.usable_cores()\n"
         "print(cores(''), cores('max 100000'), cores('100000 100000'), cores('50000 100000'),\n"
         "  cores('900000 100000'), cores('', ''))"
     )
