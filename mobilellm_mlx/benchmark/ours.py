@@ -24,7 +24,7 @@ from mobilellm_mlx.benchmark.peers.with_mlx_lm import count_primitives
 from mobilellm_mlx.decoding.step import iter_prefill, iter_tokens
 from mobilellm_mlx.errors import InsufficientMemory
 from mobilellm_mlx.kernels import kernels
-from mobilellm_mlx.loading import build_model, plan_memory, read_json
+from mobilellm_mlx.loading import best_compute, build_model, plan_memory, read_json
 from mobilellm_mlx.models import Cache, LanguageModel, build_config
 from mobilellm_mlx.options import LoadOptions
 
@@ -55,7 +55,7 @@ class Ours:
         raw = read_json(directory / "config.json")
         started = time.perf_counter()
         config, packing = build_config(raw), weights.read_quantization(raw)
-        compute = backend().default_compute if options.compute == "auto" else options.compute
+        compute = best_compute(packing) if options.compute == "auto" else options.compute
         with allocation_errors("loading the model"):
             tensors = weights.load_tensors(weights.weight_files(directory))
             self._model = build_model(config, tensors, packing, compute)

@@ -148,16 +148,6 @@ void check_rest() {
   require(std::abs(x[0] - gate / (1 + std::exp(-gate)) * factor) < 1e-5, "swiglu");
 }
 
-void check_threads(int rounds) {
-  for (int round = 0; round < rounds; round++) {
-    std::vector<int> seen(any(0, 300));
-    Threads::shared().run(std::int64_t(seen.size()), [&](std::int64_t piece) { seen[piece]++; });
-    for (const int times : seen) {
-      require(times == 1, "pieces of work");
-    }
-  }
-}
-
 } // namespace
 
 int main(int count, char** arguments) {
@@ -171,7 +161,6 @@ int main(int count, char** arguments) {
         check_attention();
         check_rest();
       }
-      check_threads(rounds * 20);
     }
     std::printf("%s: right\n", path().name);
   }

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mobilellm_mlx.kernels.build import _PATHS, SOURCES
 
-CHECK = Path(__file__).parent / "check.cpp"
+HERE = Path(__file__).parent
+JOBS = 20_000
 KINDS = {"address,undefined": "-fno-sanitize-recover=all", "thread": "-Wno-tsan"}
 
 
@@ -26,25 +27,33 @@ def main() -> int:
     for kind, extra in KINDS.items():
         print(f"-- {kind}", flush=True)
         with tempfile.TemporaryDirectory() as scratch:
-            program = compile_with(kind, extra, Path(scratch))
-            failed |= subprocess.run([program, str(rounds)]).returncode
+            flags = ["-O1", "-g", "-w", f"-fsanitize={kind}", extra]
+            failed |= subprocess.run([compile_check(flags, Path(scratch)), str(rounds)]).returncode
+            failed |= subprocess.run([compile_threads(flags, Path(scratch)), str(JOBS)]).returncode
     return 1 if failed else 0
 
 
-def compile_with(kind: str, extra: str, scratch: Path) -> Path:
-    """The program that checks, under one kind of sanitizer."""
-    flags = ["-std=c++20", "-O1", "-g", "-w", "-ffp-contract=fast", f"-fsanitize={kind}", extra]
-    units = {f"path_{name}": (SOURCES / "path.cpp", [f"-DPATH={name}", *own])
-             for name, own in _PATHS.items()}  # fmt: skip
-    for path in (SOURCES / "choice.cpp", SOURCES / "threads.cpp", CHECK):
-        units[path.stem] = path, [f"-I{SOURCES}"]
+def compile_check(flags: list[str], scratch: Path) -> Path:
+    """The program that checks the arithmetic of every path."""
+    flags = ["-std=c++20", "-ffp-contract=fast", *flags]
     objects = []
-    for name, (source, own) in units.items():
+    for name, own in _PATHS.items():
         objects.append(scratch / f"{name}.o")
-        command = ["g++", *flags, *own, "-c", str(source), "-o", str(objects[-1])]
-        subprocess.run(command, check=True)
-    program = scratch / "check"
-    subprocess.run(["g++", *flags, *map(str, objects), "-o", str(program)], check=True)
+        source = [f"-DPATH={name}", *own, "-c", str(SOURCES / "path.cpp")]
+        subprocess.run(["g++", *flags, *source, "-o", str(objects[-1])], check=True)
+    sources = [HERE / "check.cpp", SOURCES / "choice.cpp", SOURCES / "threads.cpp"]
+    return _link(flags, [*sources, *objects], scratch / "check")
+
+
+def compile_threads(flags: list[str], scratch: Path) -> Path:
+    """The program that checks the threads."""
+    sources = [HERE / "threads.cpp", SOURCES / "threads.cpp"]
+    return _link(["-std=c++20", *flags], sources, scratch / "threads")
+
+
+def _link(flags: list[str], inputs: list[Path], program: Path) -> Path:
+    command = ["g++", *flags, f"-I{SOURCES}", *map(str, inputs), "-pthread", "-o", str(program)]
+    subprocess.run(command, check=True)
     return program
 
 

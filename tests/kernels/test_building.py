@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from mobilellm_mlx.backend import mx
 from mobilellm_mlx.errors import MobileLLMError
 from mobilellm_mlx.kernels import build, place
 from tests.cli.conftest import run
+from tests.kernels.sanitize import compile_threads
 
 __all__ = ["run"]  # a fixture
 
@@ -111,3 +113,11 @@ def test_a_compiler_that_fails_leaves_nothing(
     with pytest.raises(MobileLLMError, match="error: unknown word"):
         build.build()
     assert list((home / "cache" / "kernels").iterdir()) == []
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+def test_threads_take_every_piece_once(tmp_path: Path) -> None:
+    """A helper that came late to a job once took a piece of the next one's for its own."""
+    program = compile_threads(["-O2"], tmp_path)
+    said = subprocess.run([program, "30000"], capture_output=True, text=True, timeout=120)
+    assert said.stdout == "threads: 0 wrong\n", said.stdout + said.stderr

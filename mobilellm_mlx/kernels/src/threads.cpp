@@ -60,11 +60,12 @@ void Threads::run(std::int64_t pieces, Call call, const void* work) {
     }
     return;
   }
+  const std::uint64_t job = job_ + 1;
+  ticket_ = job << 32 | 0xffffffff; // nothing to take: neither of the last job, nor yet of this one
   pieces_ = pieces;
   done_ = 0;
   call_ = call;
   work_ = work;
-  const std::uint64_t job = job_ + 1;
   ticket_ = job << 32;
   job_ = std::uint32_t(job);
   job_.notify_all();
