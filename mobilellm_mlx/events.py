@@ -327,6 +327,10 @@ class GenerationSummary(Summary):
     """Those of the generated tokens that a grammar left no choice about."""
     forward_passes: int = 0
     """Of the network, from the one that chose the first token on."""
+    drafted_tokens: int = 0
+    """Tokens that were guessed and checked by the network."""
+    accepted_tokens: int = 0
+    """Those of them that were right: none had a forward pass of its own."""
     is_whole: bool = True
     """Whether the answer is all that its grammar asks for; one that was cut is not."""
     ttft_s: float = 0.0

@@ -291,6 +291,8 @@ def _check_packed(module: str, tensors: Mapping[str, mx.array], packing: Packing
                 fits = biases is None and scales.dtype == mx.uint8
             else:
                 fits = biases is not None and biases.shape == scales.shape
+                fits = fits and mx.issubdtype(scales.dtype, mx.floating)
+                fits = fits and mx.issubdtype(biases.dtype, mx.floating)
             if fits:
                 return
     raise WeightsError(

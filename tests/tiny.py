@@ -170,10 +170,11 @@ class ScriptModel:
         caches[0].update(nothing, nothing)
         return mx.arange(start, start + length).reshape(1, length, 1)
 
-    def head(self, hidden: mx.array) -> mx.array:
-        """Positions (..., 1) to logits (..., V)."""
+    def head(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        """Positions (..., 1) to logits (..., V), or (..., C) of the ``rows`` (C,) alone."""
         positions = mx.minimum(hidden[..., 0], self._script.size - 1)
-        return mx.where(self._vocab == self._script[positions][..., None], 10.0, 0.0)
+        vocab = self._vocab if rows is None else rows
+        return mx.where(vocab == self._script[positions][..., None], 10.0, 0.0)
 
 
 def script_loaded(

@@ -73,6 +73,13 @@ from mobilellm_mlx.options import GenerationOptions
     help="Answer by a grammar in Lark's notation.",
 )
 @sampling_options
+@click.option(
+    "--speculate/--no-speculate",
+    "speculation",
+    default=None,
+    help="Guess tokens from the prompt and the answer and check several at once (on a CPU): the "
+    "same answer, sooner when it quotes or rewrites.",
+)
 @loading_options
 @adapter_options
 @show_reasoning_option

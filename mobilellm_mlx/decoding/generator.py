@@ -16,7 +16,8 @@ from mobilellm_mlx.backend import allocation_errors, backend, mx
 from mobilellm_mlx.decoding.grammar import Constraint, GrammarCompiler
 from mobilellm_mlx.decoding.sampling import draw_seed, make_sampler
 from mobilellm_mlx.decoding.snapshot import Unusable, read_snapshot, write_snapshot
-from mobilellm_mlx.decoding.step import iter_bound_tokens, iter_prefill, iter_tokens
+from mobilellm_mlx.decoding.speculative import Guessing, Pace, iter_speculated
+from mobilellm_mlx.decoding.step import iter_bound_tokens, iter_prefill, iter_tokens, looks_ahead
 from mobilellm_mlx.decoding.text import (
     Budget,
     Piece,
@@ -71,6 +72,7 @@ class Generator:
         self._chat = _Memory(self._make_caches())
         self._side = _Memory(self._make_caches())
         """Of prompts beside the conversation, which must not make it forget what it has read."""
+        self._pace = Pace()
 
     @property
     def info(self) -> ModelLoaded:
@@ -290,6 +292,10 @@ class Generator:
 
     def _remember(self, memory: _Memory, fed: list[int]) -> None:
         """Note what the caches hold. After a failure nothing in them is trusted."""
+        for cache in memory.caches:
+            unsaid = cache.offset - len(fed)  # tokens that were checked with those that were given
+            if unsaid > 0 and cache.can_trim(unsaid):
+                cache.trim(unsaid)
         held = {cache.offset for cache in memory.caches}
         is_too_long = memory is self._side and len(fed) > MOST_ASIDE
         if not fed or len(held) != 1 or max(held) > len(fed) or is_too_long:
@@ -323,7 +329,7 @@ class Generator:
         reasoned = stream.reasoning_tokens
         budget = Budget(options.thinking_budget, loaded.reasoning, loaded.tokenizer)
         budget.watch(stream)
-        for token, forced in self._tokens(prompt[run.read :], count, options, budget, run):
+        for token, forced in self._tokens(prompt, count, options, budget, run):
             run.count_token(token, forced)
             if run.computed_from == run.generated:  # nothing has read the prompt before
                 run.read = len(prompt)
@@ -343,14 +349,14 @@ class Generator:
 
     def _tokens(
         self,
-        last: Sequence[int],
+        prompt: Sequence[int],
         count: int,
         options: GenerationOptions,
         budget: Budget,
         run: _Run,
     ) -> Iterator[tuple[int, bool]]:
         """The ids of the answer, each with whether a grammar forced it."""
-        loaded = self._loaded
+        loaded, last = self._loaded, prompt[run.read :]
         model, caches = loaded.model, run.memory.caches
         sample = make_sampler(options, options.seed or 0, drawn=len(run.begun))
         if run.constraint is not None:
@@ -366,18 +372,38 @@ class Generator:
             )
             return
         words = loaded.tokenizer.vocab_size  # a model's vocabulary may be padded beyond it
-        tokens = iter_tokens(
-            model,
-            caches,
-            last,
-            lambda logits: sample(logits[:words]),
-            count,
-            options=options,
-            forced=budget.forced,
-            begun=run.begun,
-        )
+
+        def choose(logits: mx.array) -> mx.array:
+            return sample(logits[:words])
+
+        begun, forced = run.begun, budget.forced
+        if self._may_guess(options):
+            tokens = iter_speculated(
+                model,
+                caches,
+                last,
+                choose,
+                count,
+                read=prompt,
+                pace=self._pace,
+                guessing=run.guessing,
+                options=options,
+                begun=begun,
+            )
+        else:
+            tokens = iter_tokens(
+                model, caches, last, choose, count, options=options, forced=forced, begun=begun
+            )
         for token in tokens:
             yield token, False
+
+    def _may_guess(self, options: GenerationOptions) -> bool:
+        """Whether tokens may be checked several at once.
+
+        Not with a budget, which puts tokens in the place of chosen ones. Nor where the next token
+        is computed ahead: from where to guess is known too late then.
+        """
+        return options.speculation and options.thinking_budget is None and not looks_ahead()
 
     def _summary(
         self, prompt: Sequence[int], options: GenerationOptions, run: _Run
@@ -396,7 +422,9 @@ class Generator:
             reasoning_tokens=run.reasoned,
             tokens=run.tokens,
             forced_tokens=run.forced,
-            forward_passes=run.generated - run.forced,
+            forward_passes=run.generated - run.forced - run.guessing.accepted,
+            drafted_tokens=run.guessing.drafted,
+            accepted_tokens=run.guessing.accepted,
             is_whole=run.constraint is None or run.constraint.is_whole,
             ttft_s=run.ttft_s,
             prefill_s=run.prefill_s,
@@ -432,6 +460,7 @@ class _Run:
     """Ids of the answer's beginning, the last ones of the prompt."""
     memory: _Memory
     constraint: Constraint | None
+    guessing: Guessing = field(default_factory=Guessing)
     reused: int = 0
     read: int = 0
     """Prompt tokens whose keys and values are in the caches."""

@@ -7,6 +7,7 @@ applied with plain MLX operations, so they work on every backend.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ _SPECIAL = b"\xff"
 """How llguidance knows a sign from text."""
 _ANCHOR = "\x02"
 """A character that joins with no other into a token; see ``_Words``."""
+
+FEW = 32
+"""Possible tokens are few when this many times as many fit into the vocabulary. To read single rows
+of a head takes far longer a row than to read all of it."""
 
 
 class _Words:
@@ -150,7 +155,8 @@ class Constraint:
 
     def __init__(self, matcher: LLMatcher, size: int, *, begins_spaced: bool = False):
         self._matcher = matcher
-        self._size = size
+        self.size = size
+        self._mask: memoryview[int] | None = None
         self.begins_spaced = begins_spaced
 
     @property
@@ -169,8 +175,25 @@ class Constraint:
         """The tokens that come next without a choice, none of them taken yet."""
         return [] if self.is_over else list(self._matcher.compute_ff_tokens())
 
+    @property
+    def rows(self) -> mx.array | None:
+        """Ids (C,) of the tokens that may come next, in order; None when they are not few."""
+        words = self._words()
+        allowed = int.from_bytes(words, sys.byteorder).bit_count()
+        if allowed * FEW > self.size:
+            return None
+        ids = []
+        for place, word in enumerate(words):
+            while word:
+                last = word & -word  # the lowest bit that is set
+                ids.append(32 * place + last.bit_length() - 1)
+                word ^= last
+        ids = [token for token in ids if token < self.size]
+        return mx.array(ids, mx.uint32) if ids else None
+
     def take(self, token: int) -> None:
         """The answer goes on with a token."""
+        self._mask = None
         if not self._matcher.consume_token(token):
             self._check()
 
@@ -179,12 +202,17 @@ class Constraint:
 
         A model's vocabulary may be padded beyond its tokenizer's.
         """
-        words = memoryview(self._matcher.compute_bitmask()).cast("I")
-        bits = mx.array(words)  # type: ignore[arg-type]  # (V / 32,)
-        self._check()
+        bits = mx.array(self._words())  # type: ignore[arg-type]  # (V / 32,)
         spread = (bits[:, None] >> mx.arange(32, dtype=mx.uint32)) & 1  # (V / 32, 32)
-        allowed = spread.reshape(-1)[: self._size] != 0  # (V,)
-        return mx.where(allowed, logits[: self._size], -mx.inf)
+        allowed = spread.reshape(-1)[: self.size] != 0  # (V,)
+        return mx.where(allowed, logits[: self.size], -mx.inf)
+
+    def _words(self) -> memoryview[int]:
+        """A bit for each token, whether it may come next."""
+        if self._mask is None:
+            self._mask = memoryview(self._matcher.compute_bitmask()).cast("I")
+            self._check()
+        return self._mask
 
     def _check(self) -> None:
         """A grammar can turn out too complex on the way."""

@@ -5,14 +5,20 @@ Order as in the Hugging Face library: repetition penalty, temperature, top-k, to
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
-from mobilellm_mlx.backend import mx
+from mobilellm_mlx.backend import backend, mx
 from mobilellm_mlx.options import GenerationOptions
 
 Sampler = Callable[[mx.array], mx.array]
-"""Logits (V,) to a token id, a scalar array; nothing is evaluated."""
+"""Logits (V,) to a token id, a scalar array; on a GPU nothing is evaluated."""
+
+SORTED = 512
+"""Likeliest tokens that are sorted for top-p; where they do not reach it, all are."""
+BLOCK = 16
+"""Neighbours of which first only the likeliest is looked at."""
 
 
 def draw_seed() -> int:
@@ -49,22 +55,33 @@ def make_sampler(options: GenerationOptions, seed: int, drawn: int = 0) -> Sampl
 
 
 def _truncate(logits: mx.array, options: GenerationOptions) -> tuple[mx.array, mx.array]:
-    """Candidates by falling probability and their logits, those cut off at minus infinity.
+    """Candidates and their logits, those cut off at minus infinity.
 
     Args:
         logits: tempered, (V,).
 
     Returns:
-        Token ids (C,) and logits (C,), where C is top-k or V.
+        Token ids (C,) and logits (C,), likeliest first where there is more to do than min-p.
     """
     vocab = logits.shape[-1]
     if 0 < options.top_k < vocab:
-        best = mx.argpartition(-logits, options.top_k - 1)[: options.top_k]  # (C,)
-        order = best[mx.argsort(-logits[best])]
-    else:
-        order = mx.argsort(-logits)
-    logits = logits[order]
-    probabilities = mx.softmax(logits, precise=True)
+        order = _likeliest(logits, options.top_k)
+        best = logits[order]
+        probabilities = mx.softmax(best, precise=True)
+    elif options.top_p < 1:
+        total = mx.logsumexp(logits)
+        order = _likeliest(logits, _needed(vocab))
+        best = logits[order]
+        probabilities = mx.exp(best - total)
+        if order.size < vocab and not _reaches(probabilities, options):
+            order = mx.argsort(-logits)
+            best = logits[order]
+            probabilities = mx.exp(best - total)
+    elif options.min_p:  # alone it needs no order
+        floor = mx.max(logits) + math.log(options.min_p)
+        return mx.arange(vocab), mx.where(logits >= floor, logits, -mx.inf)
+    else:  # a top-k of all is no limit
+        return mx.arange(vocab), logits
     keep = mx.ones_like(probabilities).astype(mx.bool_)
     if options.top_p < 1:
         # The token that crosses the line is kept, so at least one always is.
@@ -72,7 +89,40 @@ def _truncate(logits: mx.array, options: GenerationOptions) -> tuple[mx.array, m
         # min-p looks at what top-p left; renormalising scales all alike, so the ratio is the same.
     if options.min_p:
         keep &= probabilities >= options.min_p * probabilities[0]
-    return order, mx.where(keep, logits, -mx.inf)
+    return order, mx.where(keep, best, -mx.inf)
+
+
+def _needed(vocab: int) -> int:
+    """How many of the likeliest tokens to sort for top-p.
+
+    Sorting a whole vocabulary takes a CPU half as long as the network needs for a small model's
+    token. Whether fewer are enough is known when they are computed, which is waited for; a GPU
+    sorts soon enough, and there nothing may wait.
+    """
+    return vocab if backend().look_ahead else min(vocab, SORTED)
+
+
+def _likeliest(logits: mx.array, count: int) -> mx.array:
+    """Ids (count,) of the largest of logits (V,), in falling order."""
+    vocab = logits.size
+    if count == vocab:
+        return mx.argsort(-logits)
+    if vocab % BLOCK or count * BLOCK * 4 > vocab:
+        among = mx.argpartition(-logits, count - 1)[:count]
+        return among[mx.argsort(-logits[among])]
+    # As many blocks as tokens are wanted hold them all: those with the largest maxima.
+    tops = mx.max(logits.reshape(-1, BLOCK), axis=1)  # (V / BLOCK,)
+    blocks = mx.argpartition(-tops, count - 1)[:count]
+    among = (blocks[:, None] * BLOCK + mx.arange(BLOCK)).reshape(-1)
+    among = among[mx.argpartition(-logits[among], count - 1)[:count]]
+    return among[mx.argsort(-logits[among])]
+
+
+def _reaches(probabilities: mx.array, options: GenerationOptions) -> bool:
+    """Whether no token behind these, (C,) in falling order, can be a candidate."""
+    is_enough = mx.sum(probabilities) >= options.top_p
+    is_enough |= probabilities[-1] < options.min_p * probabilities[0]
+    return bool(is_enough.item())
 
 
 def penalize(logits: mx.array, recent: mx.array, penalty: float) -> mx.array:
@@ -88,6 +138,4 @@ def penalize(logits: mx.array, recent: mx.array, penalty: float) -> mx.array:
     """
     chosen = logits[recent]  # (R,)
     changed = mx.where(chosen > 0, chosen / penalty, chosen * penalty)
-    logits = mx.array(logits)  # index assignment must not reach the caller's array
-    logits[recent] = changed
-    return logits
+    return mx.put_along_axis(logits, recent, changed, axis=0)

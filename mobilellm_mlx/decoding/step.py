@@ -16,6 +16,11 @@ from mobilellm_mlx.models import Cache, LanguageModel
 from mobilellm_mlx.options import GenerationOptions
 
 
+def looks_ahead() -> bool:
+    """Whether the next token is computed while the reader looks at one."""
+    return backend().look_ahead
+
+
 def iter_prefill(
     model: LanguageModel, caches: Sequence[Cache], tokens: Sequence[int], chunk: int
 ) -> Iterator[int]:
@@ -61,7 +66,7 @@ def iter_tokens(
             which is thrown away, and is fed to the model like it.
         begun: the end of ``last`` and of what was fed before that counts as generated.
     """
-    recent = _Recent(options or GenerationOptions(), begun)
+    recent = Recent(options or GenerationOptions(), begun)
 
     def step(tokens: mx.array) -> mx.array:
         logits = model.head(model.hidden(tokens.reshape(1, -1), caches)[:, -1])[0]  # (V,)
@@ -70,7 +75,7 @@ def iter_tokens(
         mx.async_eval(chosen)  # type: ignore[no-untyped-call]
         return chosen
 
-    look_ahead = backend().look_ahead
+    look_ahead = looks_ahead()
     token = step(mx.array(list(last)))
     for index in range(count):
         if forced:  # only the tokens before this one were fed, so it can still be another one
@@ -110,7 +115,7 @@ def iter_bound_tokens(
         options: for the repetition penalty only.
         begun: the end of what was fed before that counts as generated.
     """
-    recent = _Recent(options or GenerationOptions(), begun)
+    recent = Recent(options or GenerationOptions(), begun)
     unread = list(last)
     while count > 0 and not constraint.is_over:
         forced = constraint.forced[:count]
@@ -123,8 +128,7 @@ def iter_bound_tokens(
         if count <= 0 or constraint.is_over:
             return
         hidden = model.hidden(mx.array(unread)[None], caches)  # (1, L, D)
-        logits = recent.penalize(model.head(hidden[:, -1])[0])  # (V,)
-        chosen = sampler(constraint.bind(logits))
+        chosen = sampler(_bound_logits(model, hidden[:, -1], recent, constraint))
         token = int(chosen.item())  # type: ignore[arg-type]
         constraint.take(token)
         recent.add(chosen)
@@ -133,8 +137,30 @@ def iter_bound_tokens(
         yield token, False
 
 
-class _Recent:
-    """The last few generated tokens as an array on the device, so that the penalty never waits."""
+def _bound_logits(
+    model: LanguageModel, hidden: mx.array, recent: Recent, constraint: Constraint
+) -> mx.array:
+    """Logits (V,) behind a hidden state (1, D), those of impossible tokens at minus infinity.
+
+    Where few tokens are possible only their rows of the head are read, which is a third of what a
+    small model reads for a token.
+    """
+    rows = constraint.rows
+    if rows is None:
+        return constraint.bind(recent.penalize(model.head(hidden)[0]))
+    few = model.head(hidden, rows)[0]  # (C,)
+    none = mx.full((model.config.vocab_size,), -mx.inf, few.dtype)
+    logits = mx.put_along_axis(none, rows, few, axis=0)
+    return recent.penalize(logits)[: constraint.size]
+
+
+class Recent:
+    """The last few generated tokens as an array on the device, so that the penalty never waits.
+
+    Args:
+        options: how many they are, and the penalty.
+        begun: generated before.
+    """
 
     def __init__(self, options: GenerationOptions, begun: Sequence[int]):
         self._penalty = options.repetition_penalty
@@ -142,11 +168,13 @@ class _Recent:
         self._tokens = mx.array(list(begun[-self._window :]), dtype=mx.uint32)  # (R,)
 
     def penalize(self, logits: mx.array) -> mx.array:
+        """Logits (V,) with the penalty, if there is any."""
         if self._penalty == 1 or self._tokens.size == 0:
             return logits
         return penalize(logits, self._tokens, self._penalty)
 
     def add(self, token: mx.array) -> None:
+        """One more token was generated."""
         if self._penalty == 1:
             return
         grown = mx.concatenate([self._tokens, token.reshape(1).astype(mx.uint32)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -76,10 +77,10 @@ def build() -> Path:
         for built in work.glob("*.o"):
             built.unlink()
         _try_out(work / FILE)
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(mode=0o700)
+        place.mkdir(mode=0o700, exist_ok=True)
+        place.chmod(0o700)
         (work / FILE).chmod(0o700)
-        (work / FILE).rename(place / FILE)
+        (work / FILE).replace(place / FILE)
     for other in place.parent.iterdir():
         if other != place and not other.name.startswith("."):
             shutil.rmtree(other, ignore_errors=True)  # of another MLX, or of older sources
@@ -104,9 +105,9 @@ class _Tools:
                 "install one (Debian, Ubuntu: `apt install g++`) or go on without kernels",
             )
         nanobind = _package("nanobind")
-        if nanobind is None or not (nanobind / "src" / "nb_combined.cpp").is_file():
+        if nanobind is None or _major("nanobind") < NANOBIND:
             raise MobileLLMError(
-                "nanobind, which joins the kernels to Python, is not installed",
+                f"nanobind {NANOBIND}, which joins the kernels to Python, is not installed",
                 f'`pip install "nanobind>={NANOBIND}"`, or install `mobilellm-mlx[cpu]`',
             )
         mlx = _package("mlx")
@@ -154,6 +155,13 @@ def _package(name: str) -> Path | None:
     return Path(next(iter(places))) if places else None
 
 
+def _major(name: str) -> int:
+    try:
+        return int(importlib.metadata.version(name).split(".")[0])
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return 0
+
+
 def _run(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
@@ -168,7 +176,10 @@ def _run(command: Sequence[str]) -> None:
 def _try_out(path: Path) -> None:
     """In another process: an illegal instruction would end this one."""
     done = subprocess.run(
-        [sys.executable, "-c", _CHECK, str(path)], capture_output=True, text=True, errors="replace"
+        [sys.executable, "-P", "-c", _CHECK, str(path)],  # -P: no module from where people are
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     if done.returncode:
         said = (done.stderr.splitlines() or [f"it ended with {done.returncode}"])[-1]

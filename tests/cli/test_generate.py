@@ -98,6 +98,16 @@ def test_sampling_options_reach_the_answer(run, tiny_dir) -> None:
     assert options["stop"] == ["xx", "yy"]
 
 
+def test_an_answer_is_the_same_with_guesses_and_without(run, tiny_dir) -> None:
+    args = ("-m", str(tiny_dir), "-p", "hi", "--max-tokens", "40", "--temp", "0.1", "--seed", "2")
+    plain = json_events(run, *args, "--no-speculate")[-1]
+    told = json_events(run, *args, "--speculate")[-1]
+    assert told["tokens"] == plain["tokens"]
+    assert plain["drafted_tokens"] == 0 and plain["forward_passes"] == 40
+    assert told["forward_passes"] == 40 - told["accepted_tokens"]
+    assert json_events(run, *args)[-1]["options"]["speculation"] is False
+
+
 def test_what_the_checkpoint_recommends_holds_unless_overridden(run, tmp_path) -> None:
     from tiny import write_model
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import GOLDEN, LLAMA, script_loaded
+from tiny import GOLDEN, LLAMA, script_loaded, write_model
 
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.decoding import Generator
@@ -69,9 +69,10 @@ class RandomModel:
         caches[0].update(nothing, nothing)
         return mx.zeros((1, tokens.shape[1], 1))
 
-    def head(self, hidden: mx.array) -> mx.array:
+    def head(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
         self._key, draw = mx.random.split(self._key)
-        return mx.random.normal((*hidden.shape[:-1], self.vocab_size), key=draw) * 3
+        logits = mx.random.normal((*hidden.shape[:-1], self.vocab_size), key=draw) * 3
+        return logits if rows is None else logits[..., rows]
 
 
 def random_generator(tokenizer: Tokenizer, stops: frozenset[int], padding: int = 0) -> Generator:
@@ -441,8 +442,9 @@ class Fond(RandomModel):
         super().__init__(vocab_size)
         self._token = token
 
-    def head(self, hidden: mx.array) -> mx.array:
-        return mx.where(mx.arange(self.vocab_size) == self._token, 5.0, 0.0)[None]
+    def head(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        rows = mx.arange(self.vocab_size) if rows is None else rows
+        return mx.where(rows == self._token, 5.0, 0.0)[None]
 
 
 def test_the_space_that_sentencepiece_puts_before_a_text_is_no_part_of_the_answer(
@@ -471,3 +473,58 @@ def test_a_long_question_aside_is_not_kept(tiny_dir: Path, monkeypatch: pytest.M
     for prompt, kept in ((b"Which tool?", True), (b"Which tool is it that is meant?", False)):
         bound(generator, choice_grammar(["yes", "no"]), prompt=list(prompt), aside=True)
         assert (generator.nbytes > before) == kept
+
+
+PLACE = json_grammar(
+    {
+        "type": "object",
+        "properties": {
+            "kind": {"enum": ["town", "tower", "river", "rift"]},
+            "size": {"type": "integer", "minimum": 0, "maximum": 999},
+            "names": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 2},
+        },
+        "required": ["kind", "size", "names"],
+        "additionalProperties": False,
+    }
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        GREEDY,
+        replace(GREEDY, temperature=1.0, seed=3),
+        replace(GREEDY, temperature=0.7, top_p=0.9, top_k=4, repetition_penalty=1.5, seed=4),
+    ],
+    ids=["greedy", "sampled", "limited"],
+)
+@pytest.mark.parametrize("directory", ["dense", "packed"])
+def test_the_head_rows_of_possible_tokens_alone_give_the_same_answer(
+    directory: str, options: GenerationOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(write_model(tmp_path / "tiny", packed=directory == "packed"))
+    asked: list[int] = []
+    head = type(loaded.model).head
+
+    def watched(self: Any, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        asked.append(258 if rows is None else rows.size)
+        return head(self, hidden, rows)
+
+    monkeypatch.setattr(type(loaded.model), "head", watched)
+    answers = []
+    for few in (0, 32, 258):  # all rows for anything; rows of up to 258, 8 and 1 tokens
+        monkeypatch.setattr("mobilellm_mlx.decoding.grammar.FEW", few)
+        asked.clear()
+        answers.append(bound(Generator(loaded), PLACE, options).tokens)
+        if few == 32:
+            assert min(asked) < 9 < max(asked) == 258
+        else:
+            assert (max(asked) < 258) == (few == 0)
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_tokens_that_only_a_padded_head_has_are_no_rows() -> None:
+    constraint = GrammarCompiler(ByteTokenizer(), {256}).compile(regex_grammar("[a-d]"))
+    rows = constraint.rows
+    assert rows is not None and rows.tolist() == [97, 98, 99, 100]
+    assert GrammarCompiler(ByteTokenizer(), {256}).compile(regex_grammar("[a-z]")).rows is None

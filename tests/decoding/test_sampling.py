@@ -2,14 +2,17 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import FP32, assert_close
 
-from mobilellm_mlx.backend import mx
+from mobilellm_mlx.backend import BACKENDS, mx
+from mobilellm_mlx.decoding import sampling
 from mobilellm_mlx.decoding.sampling import _truncate, draw_seed, make_sampler, penalize
 from mobilellm_mlx.options import GenerationOptions
 
@@ -155,6 +158,63 @@ def test_the_temperature_comes_before_top_p() -> None:
     assert candidates(GenerationOptions(temperature=1, top_p=0.6)) == {1, 4}
     assert candidates(GenerationOptions(temperature=2, top_p=0.6)) == {1, 4, 5}
     assert candidates(GenerationOptions(temperature=0.5, top_p=0.6)) == {1}
+
+
+def sorted_twin(logits: mx.array, options: GenerationOptions) -> dict[int, float]:
+    """Candidates with their shares, by sorting all tokens, in double precision."""
+    values = np.array(logits, np.float64)
+    order = np.argsort(-values)[: options.top_k or None]
+    shares = np.exp(values[order] - values[order[0]])
+    shares /= shares.sum()
+    keep = np.cumsum(shares) - shares < options.top_p
+    keep &= shares >= options.min_p * shares[0]
+    kept = np.where(keep, shares, 0) / shares[keep].sum()
+    return {int(token): float(share) for token, share in zip(order, kept, strict=True) if share}
+
+
+@given(
+    vocab=st.sampled_from([7, 512, 513, 1600, 2048, 33_000, 40_960]),
+    scale=st.sampled_from([0.01, 1.0, 3.0, 10.0]),
+    limits=st.sampled_from(
+        [
+            {"top_p": 0.9},
+            {"top_p": 0.3, "min_p": 0.02},
+            {"top_p": 0.999, "min_p": 0.2},
+            {"top_k": 1},
+            {"top_k": 25},
+            {"top_k": 600},
+            {"top_k": 25, "top_p": 0.8, "min_p": 0.05},
+            {"min_p": 0.1},
+        ]
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60)
+def test_candidates_and_their_shares_are_those_of_sorting_all_tokens(
+    vocab: int, scale: float, limits: dict[str, Any], seed: int
+) -> None:
+    """But for one that lies on the very line, by rounding: it has a share of 10^-4 at most."""
+    logits = mx.array(np.random.default_rng(seed).normal(0, scale, vocab).astype(np.float32))
+    options = GenerationOptions(temperature=1, **limits)
+    order, kept = _truncate(logits, options)
+    shares = mx.softmax(kept).tolist()
+    got = {token: share for token, share in zip(order.tolist(), shares, strict=True) if share}
+    wanted = sorted_twin(logits, options)
+    for token in got.keys() | wanted.keys():
+        assert got.get(token, 0) == pytest.approx(wanted.get(token, 0), abs=1e-4, rel=1e-4)
+    assert abs(len(got) - len(wanted)) <= 3 + len(wanted) // 1000
+
+
+def test_a_gpu_does_not_wait_for_top_p(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a few tokens are enough would have to be known before the draw."""
+    logits = mx.arange(40_000).astype(mx.float32) / 1000
+    options = GenerationOptions(temperature=1, top_p=0.5)
+    assert _truncate(logits, options)[0].size == 40_000  # 512 do not reach a half
+    sharp = logits * 100
+    assert _truncate(sharp, options)[0].size == 512
+    ahead = replace(BACKENDS["cpu"], look_ahead=True)
+    monkeypatch.setattr(sampling, "backend", lambda: ahead)
+    assert _truncate(sharp, options)[0].size == 40_000
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 
 from mobilellm_mlx import events
 from mobilellm_mlx.events import (
+    BenchRun,
+    BenchSummary,
     CacheSummary,
     CheckpointSaved,
     ConvertSummary,
@@ -67,6 +69,8 @@ SAMPLES: list[Event] = [
     CacheSummary("save_cache", tokens=7, bytes=1000),
     CacheSummary("restore_cache", reason="it is of another model"),
     Judged(3, [-1.5, -2.0], [True, False], [4, 5]),
+    BenchRun("mobilellm", 1, prompt=32, depth=0, batch=1, ttft_s=0.1, token_s=[0.01]),
+    BenchSummary(model="m", rows=[{"prompt": 32}]),
     EvalSummary(model="m", results=[{"task": "t", "metrics": {"em_intent": {"mean": 0.5}}}]),
     ConvertSummary(path="m", parameters=7, bits_per_weight=4.5, mean_kl=0.25),
     ToolsOffered(["calculator", "current_time"]),
@@ -121,7 +125,7 @@ def concrete_events() -> set[type]:
 
 def test_the_samples_have_every_kind_of_event() -> None:
     assert {type(sample) for sample in SAMPLES} == concrete_events()
-    assert len(concrete_events()) == 27
+    assert len(concrete_events()) == 29
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)

@@ -72,6 +72,8 @@ def test_the_outermost_values_are_allowed(name: str, value: Any) -> None:
         ("seed", 0.5),
         ("thinking_budget", 2.5),
         ("repetition_window", 2.0),
+        ("speculation", 1),
+        ("speculation", "no"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(name: str, value: Any) -> None:

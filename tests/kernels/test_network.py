@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,37 @@ def test_other_weights_are_noticed(module: Any) -> None:
     norm.weight = norm.weight * 2
     got = feed(model, model.hidden, [3])
     assert_close(got, plainly(model, ids(3), model.make_cache()), FP32_REORDERED, "new norm")
+
+
+def test_other_threads_run_while_a_prompt_is_read(module: Any) -> None:
+    """An interface would stand still for as long as a part of a prompt takes."""
+    model = make(LLAMA)
+    model.hidden(ids(1), model.make_cache())
+    assert model._stack is not None
+    heads, dim = model.config.num_key_value_heads, model.config.head_dim
+    shape = (1, heads, 2000, dim)
+    runs = model.config.attention_runs
+    rooms = [(mx.zeros(shape), mx.zeros(shape), 0) for _ in range(runs)]
+    prompt = ids(2000)[0].tolist()
+    ticks, stop = [0], threading.Event()
+
+    def tick() -> None:
+        while not stop.wait(0.001):
+            ticks[0] += 1
+
+    other = threading.Thread(target=tick)
+    other.start()
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # so that it is only this call which lets others run
+    try:
+        before = ticks[0]
+        model._stack.call(prompt, 0, rooms)
+        after = ticks[0]
+    finally:
+        sys.setswitchinterval(usual)
+        stop.set()
+        other.join()
+    assert after > before
 
 
 def test_a_context_that_is_full_says_so(module: Any) -> None:

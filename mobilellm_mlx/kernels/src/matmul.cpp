@@ -133,13 +133,12 @@ Packed packed(
   };
 }
 
-mx::array quantized_matmul(
-    const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
-    int group, int bits) {
+void require_packed(
+    const mx::array& codes, const mx::array& scales, const mx::array& biases, int group, int bits) {
   if (!takes(bits, group)) {
     throw std::invalid_argument("no kernel for such a packing");
   }
-  if (codes.ndim() != 2 || codes.dtype() != mx::uint32 || x.ndim() < 1) {
+  if (codes.ndim() != 2 || codes.dtype() != mx::uint32 || codes.size() == 0) {
     throw std::invalid_argument("the packed matrix must be (N, K * bits / 32) of uint32");
   }
   const int rows = codes.shape(0), columns = codes.shape(1) * 32 / bits;
@@ -147,16 +146,23 @@ mx::array quantized_matmul(
   if (columns % group || scales.shape() != groups || biases.shape() != groups) {
     throw std::invalid_argument("scales and biases must be (N, K / group)");
   }
-  if (x.shape(-1) != columns) {
+  if (scales.dtype() != mx::float32 || biases.dtype() != mx::float32) {
+    throw std::invalid_argument("the kernels compute in float32");
+  }
+}
+
+mx::array quantized_matmul(
+    const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
+    int group, int bits) {
+  require_packed(codes, scales, biases, group, bits);
+  if (x.ndim() < 1 || x.shape(-1) != codes.shape(1) * 32 / bits) {
     throw std::invalid_argument("the last axis of x must be as long as the matrix is wide");
   }
-  for (const auto& array : {x, scales, biases}) {
-    if (array.dtype() != mx::float32) {
-      throw std::invalid_argument("the kernels compute in float32");
-    }
+  if (x.dtype() != mx::float32) {
+    throw std::invalid_argument("the kernels compute in float32");
   }
   auto shape = x.shape();
-  shape.back() = rows;
+  shape.back() = codes.shape(0);
   const auto stream = mx::default_stream(mx::Device::cpu);
   return mx::array(
       shape, mx::float32, std::make_shared<QuantizedMatmul>(stream, group, bits),

@@ -32,6 +32,10 @@ struct Product {
 };
 void multiply(const Product* products, int count, const float* x, Index tokens);
 
+// Throws std::invalid_argument when they are no packed matrix that the kernels have a way for.
+void require_packed(
+    const mx::array& codes, const mx::array& scales, const mx::array& biases, int group, int bits);
+
 // The matrix that three evaluated arrays hold.
 Packed packed(
     const mx::array& codes, const mx::array& scales, const mx::array& biases, int group, int bits);

@@ -1,5 +1,7 @@
 // The kernels as a Python module.
 
+#include <algorithm>
+
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -14,6 +16,8 @@
 namespace nb = nanobind;
 using namespace nb::literals;
 using namespace mobilellm;
+
+constexpr int MOST_THREADS = 256;
 
 NB_MODULE(_kernels, module) {
   nb::module_::import_("mlx.core"); // whose array type this one takes and gives
@@ -38,7 +42,9 @@ NB_MODULE(_kernels, module) {
     throw std::invalid_argument("this processor has no path of that name");
   });
   module.def("threads", [] { return Threads::shared().count(); });
-  module.def("set_threads", [](int count) { Threads::shared().resize(std::max(1, count)); });
+  module.def("set_threads", [](int count) {
+    Threads::shared().resize(std::clamp(count, 1, MOST_THREADS));
+  });
   module.def(
       "quantized_matmul", &quantized_matmul, "x"_a, "codes"_a, "scales"_a, "biases"_a, "group"_a,
       "bits"_a);
@@ -105,6 +111,7 @@ NB_MODULE(_kernels, module) {
             for (const auto& [keys, values, start] : rooms) {
               places.push_back({keys, values, start});
             }
+            const nb::gil_scoped_release others; // such as an interface, while a prompt is read
             return self(tokens, offset, std::move(places));
           },
           "tokens"_a, "offset"_a, "rooms"_a);

@@ -22,9 +22,7 @@ Matrix::Matrix(
       scales(mx::contiguous(scales, false, mx::Device::cpu)),
       biases(mx::contiguous(biases, false, mx::Device::cpu)),
       adapters(std::move(adapters)) {
-  if (!takes(bits, group)) {
-    throw std::invalid_argument("no kernel for such a packing");
-  }
+  require_packed(codes, scales, biases, group, bits);
   mx::eval({this->codes, this->scales, this->biases});
   packed = mobilellm::packed(this->codes, this->scales, this->biases, group, bits);
   for (auto& [a, b, scale] : this->adapters) {
