@@ -290,9 +290,13 @@ def _check_packed(module: str, tensors: Mapping[str, mx.array], packing: Packing
             if packing.mode != "affine":
                 fits = biases is None and scales.dtype == mx.uint8
             else:
-                fits = biases is not None and biases.shape == scales.shape
-                fits = fits and mx.issubdtype(scales.dtype, mx.floating)
-                fits = fits and mx.issubdtype(biases.dtype, mx.floating)
+                fits = (
+                    biases is not None
+                    and biases.shape == scales.shape
+                    and all(
+                        mx.issubdtype(numbers.dtype, mx.floating) for numbers in (scales, biases)
+                    )
+                )
             if fits:
                 return
     raise WeightsError(
