@@ -26,9 +26,8 @@ from mobilellm_mlx.options import LoadOptions
 from mobilellm_mlx.paths import MANIFEST
 
 if TYPE_CHECKING:
-    from mobilellm_mlx.loading import MemoryPlan, best_compute
+    from mobilellm_mlx.loading import MemoryPlan
     from mobilellm_mlx.models import ModelConfig
-    from mobilellm_mlx.weights import Packing, QuantizationTable
     from tui.shelf import Memory, ModelRow
 
 HERE = "Here"
@@ -200,7 +199,8 @@ def _chats(directory: Path) -> bool | None:
 def _estimate(name: str, converted_bytes: int | None, options: LoadOptions) -> MemoryPlan | None:
     """What loading a model that is not here would take, from its published shape."""
     from mobilellm_mlx.backend import available_memory_bytes, backend
-    from mobilellm_mlx.loading import MemoryPlan
+    from mobilellm_mlx.loading import MemoryPlan, best_compute
+    from mobilellm_mlx.weights import Packing, QuantizationTable
 
     config = _published_config(name)
     if config is None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from mobilellm_mlx.errors import MobileLLMError
 from mobilellm_mlx.kernels.place import FILE, SOURCES, directory
 
+_KEPT = 6
 NANOBIND = 3
 """The first version whose arrays are those of MLX's own module."""
 
@@ -81,10 +82,18 @@ def build() -> Path:
         place.chmod(0o700)
         (work / FILE).chmod(0o700)
         (work / FILE).replace(place / FILE)
-    for other in place.parent.iterdir():
-        if other != place and not other.name.startswith("."):
-            shutil.rmtree(other, ignore_errors=True)  # of another MLX, or of older sources
+    _tidy(place.parent)
     return place / FILE
+
+
+def _tidy(root: Path) -> None:
+    """Other environments may share the cache: the last few stay, each less than a megabyte.
+
+    With them go what a build that was killed left.
+    """
+    for old in sorted(root.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)[_KEPT:]:
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,9 +55,10 @@ def exp2(x: mx.array) -> mx.array:
     return result
 
 
-def is_slow(numbers: int) -> bool:
+def is_slow(numbers: int, dtype: mx.Dtype) -> bool:
     """Whether so many exponentials had better not be left to MLX."""
-    return numbers > FEW and backend().name == "cpu" and sys.platform == "linux"
+    is_here = backend().name == "cpu" and sys.platform == "linux"
+    return is_here and numbers > FEW and dtype == mx.float32
 
 
 def attend(
@@ -109,5 +110,27 @@ def _hidden(mask: mx.array | Literal["causal"], start: int, end: int, seen: int)
 
 
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """``silu(gate) * up``, in float32."""
-    return gate / (1 + exp2(mx.clip(gate * -_LOG2_E, -126.0, 126.0))) * up
+    """``silu(gate) * up``, in float32; for its gradient only the two are kept."""
+    result: mx.array = _swiglu_with_gradient(gate, up)
+    return result
+
+
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * _sigmoid(gate) * up
+
+
+def _sigmoid(x: mx.array) -> mx.array:
+    return 1 / (1 + exp2(mx.clip(x * -_LOG2_E, -126.0, 126.0)))
+
+
+_swiglu_with_gradient: Any = mx.custom_function(_swiglu)
+
+
+@_swiglu_with_gradient.vjp  # type: ignore[untyped-decorator]
+def _swiglu_vjp(
+    primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
+) -> tuple[mx.array, mx.array]:
+    gate, up = primals
+    sigmoid = _sigmoid(gate)
+    silu = gate * sigmoid
+    return cotangent * up * (sigmoid + silu * (1 - sigmoid)), cotangent * silu

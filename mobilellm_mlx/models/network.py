@@ -25,7 +25,7 @@ def _fused_swiglu(gate: mx.array, up: mx.array) -> mx.array:
 
 
 def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    return swiglu(gate, up) if is_slow(gate.size) else _fused_swiglu(gate, up)
+    return swiglu(gate, up) if is_slow(gate.size, gate.dtype) else _fused_swiglu(gate, up)
 
 
 class Attention(nn.Module):
@@ -57,7 +57,9 @@ class Attention(nn.Module):
         if self.layer.temperature is not None:
             queries = queries * self._sharpness(cache.offset, length).astype(queries.dtype)
         keys, values = cache.update(keys, values)  # (B, K, S + L, E)
-        slow = is_slow(queries.size // self.head_dim * keys.shape[2])
+        # Training keeps what it needs for the way back, and `attend` would keep far more.
+        scores = queries.size // self.head_dim * keys.shape[2]
+        slow = cache.kind != "nothing" and is_slow(scores, queries.dtype)
         attention = attend if slow else mx.fast.scaled_dot_product_attention
         mixed = attention(
             queries, keys, values, scale=self.scale, mask=cache.mask(length)

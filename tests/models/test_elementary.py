@@ -5,7 +5,7 @@ import pytest
 
 from mobilellm_mlx.backend import mx
 from mobilellm_mlx.models import elementary
-from mobilellm_mlx.models.elementary import attend, exp2, swiglu
+from mobilellm_mlx.models.elementary import attend, exp2, is_slow, swiglu
 
 
 def test_a_power_of_two_is_right_to_the_last_bits() -> None:
@@ -44,3 +44,7 @@ def test_swiglu_is_mlxs_however_large_its_numbers_are() -> None:
     gate = mx.array([-1e4, -200.0, -88.0, -1.0, 0.0, 1.0, 88.0, 200.0, 1e4])
     up = mx.random.normal(gate.shape)
     assert mx.allclose(swiglu(gate, up), gate * mx.sigmoid(gate) * up, rtol=1e-6, atol=1e-30)
+
+
+def test_numbers_of_sixteen_bits_are_left_to_mlx() -> None:
+    assert not is_slow(1 << 20, mx.bfloat16)
