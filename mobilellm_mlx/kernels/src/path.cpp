@@ -6,9 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+
+#include "vectors.h"
 
 #define NAME_(name) name##_path
 #define NAME(name) NAME_(name)
@@ -17,106 +16,6 @@
 
 namespace mobilellm {
 namespace {
-
-typedef float Floats __attribute__((vector_size(LANES * 4)));
-typedef std::uint32_t Words __attribute__((vector_size(LANES * 4)));
-typedef std::int32_t Ints __attribute__((vector_size(LANES * 4)));
-typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef std::uint32_t UnalignedWords
-    __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-inline Floats load(const float* p) {
-  return *reinterpret_cast<const Unaligned*>(p);
-}
-
-inline void store(float* p, Floats x) {
-  *reinterpret_cast<Unaligned*>(p) = x;
-}
-
-inline Words load_words(const std::uint32_t* p) {
-  return *reinterpret_cast<const UnalignedWords*>(p);
-}
-
-inline Floats all(float x) {
-  return x - Floats{};
-}
-
-inline float sum(Floats x) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps(x);
-#else
-  float total = 0;
-  for (int i = 0; i < LANES; i++) {
-    total += x[i];
-  }
-  return total;
-#endif
-}
-
-// The first `count` words, zeros behind them.
-inline Words load_words(const std::uint32_t* p, int count) {
-#if defined(__AVX512F__)
-  return (Words)_mm512_maskz_loadu_epi32(__mmask16((1u << count) - 1), p);
-#else
-  Words words{};
-  for (int i = 0; i < count; i++) {
-    words[i] = p[i];
-  }
-  return words;
-#endif
-}
-
-// Code number `i` of every word.
-template <int BITS>
-inline Floats codes(Words words, int i) {
-  const Words shifted = words >> (BITS * i);
-#if defined(__AVX512F__)
-  if constexpr (BITS == 4) { // a table of sixteen numbers in place of masking and converting
-    const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    return _mm512_permutexvar_ps((__m512i)shifted, table);
-  }
-#endif
-  const Words kept = BITS * (i + 1) == 32 ? shifted : shifted & ((1u << BITS) - 1);
-  return __builtin_convertvector((Ints)kept, Floats);
-}
-
-template <int BITS>
-constexpr int PER_WORD = 32 / BITS;
-
-// Columns that one vector of words holds.
-template <int BITS>
-constexpr Index BLOCK = LANES * PER_WORD<BITS>;
-
-// The first `count` numbers, zeros behind them.
-inline Floats load(const float* p, int count) {
-  return (Floats)load_words(reinterpret_cast<const std::uint32_t*>(p), count);
-}
-
-// For every lane of a block the scale of its group; `count` groups are there.
-template <int BITS, int GROUP>
-inline Floats spread(const float* scales, int count) {
-  constexpr int words = GROUP / PER_WORD<BITS>; // of one group
-  if constexpr (words >= LANES) {
-    return all(scales[0]);
-  } else {
-#if defined(__AVX512F__)
-    Ints lane;
-    for (int i = 0; i < LANES; i++) {
-      lane[i] = i / words;
-    }
-    const __m128 few = _mm_maskz_loadu_ps(__mmask8((1u << count) - 1), scales);
-    return _mm512_permutexvar_ps((__m512i)lane, _mm512_castps128_ps512(few));
-#else
-    static_assert(2 * words == LANES);
-    const float first = scales[0], second = count > 1 ? scales[1] : 0;
-    Floats result = all(first);
-    for (int i = words; i < LANES; i++) {
-      result[i] = second;
-    }
-    return result;
-#endif
-  }
-}
 
 Index blocks(const Packed& matrix) {
   const Index words = matrix.columns * matrix.bits / 32;
