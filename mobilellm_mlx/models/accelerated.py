@@ -152,7 +152,8 @@ class _Stack:
         if type(module) is LoRALinear and not module.dropout.is_on:
             a, b = self._see(module, "lora_a"), self._see(module, "lora_b")
             runs = range(a.shape[0]) if a.ndim == 3 else (...,)
-            adapters = [(a[run], b[run], module.scale) for run in runs]
+            wide = [part.astype(mx.float32) for part in (a, b)]  # others' files may be in 16 bits
+            adapters = [(wide[0][run], wide[1][run], module.scale) for run in runs]
             module = self._see(module, "linear")
         if not isinstance(module, PackedLinear | PackedEmbedding):
             return None
@@ -165,7 +166,7 @@ class _Stack:
             return None
         weight = self._see(module, "weight")
         mx.eval(weight)
-        return weight
+        return weight if weight.dtype == mx.float32 else None
 
     def _block(self, block: Any, layer: LayerConfig, config: ModelConfig) -> Any:
         module = kernels().module

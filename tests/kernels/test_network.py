@@ -181,6 +181,22 @@ def test_what_the_call_is_not_made_for_goes_the_readable_way(module: Any) -> Non
     assert_close(got, want, FP32_REORDERED, "DoRA that has learned nothing")
 
 
+def test_parts_of_sixteen_bits_are_no_trouble(module: Any) -> None:
+    """Adapters of other programs have them: their matrices, and norms that they bring whole."""
+    model = make(LLAMA)
+    attach(model, LoraSpec("lora", 4, 2.0, ("model.layers.1.mlp.up_proj",)))
+    adapted = model.model.layers[1].mlp.up_proj
+    adapted.lora_a = adapted.lora_a.astype(mx.float16)
+    adapted.lora_b = mx.random.normal(adapted.lora_b.shape).astype(mx.float16)
+    want = plainly(model, ids(6), model.make_cache())
+    assert_close(feed(model, model.hidden, [5, 1]), want, FP32_REORDERED, "an adapter")
+    assert_in_one_call(model)
+    norm = model.model.layers[0].input_layernorm
+    norm.weight = norm.weight.astype(mx.float16)
+    want = plainly(model, ids(6), model.make_cache())
+    assert_close(feed(model, model.hidden, [5, 1]), want, FP32_REORDERED, "a norm")
+
+
 def test_other_weights_are_noticed(module: Any) -> None:
     model = make(LLAMA)
     feed(model, model.hidden, [3])
