@@ -27,7 +27,7 @@ try:
 except ImportError as error:  # mlx's Linux wheels come without a backend unless an extra names one
     raise MobileLLMError(
         f"MLX cannot be imported: {error}",
-        "on Linux install `mobilellm-mlx[cpu]` or `mobilellm-mlx[cuda]`; on macOS use a native "
+        "on Linux `pip install 'mlx[cpu]'` or `'mlx[cuda13]'`; on macOS use a native "
         "arm64 Python (not Rosetta)",
     ) from error
 

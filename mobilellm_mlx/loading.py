@@ -37,6 +37,7 @@ from mobilellm_mlx.events import ModelLoaded
 from mobilellm_mlx.kernels import kernels
 from mobilellm_mlx.models import LanguageModel, ModelConfig, build_config
 from mobilellm_mlx.models.accelerated import AcceleratedModel
+from mobilellm_mlx.models.compiled import CompiledModel
 from mobilellm_mlx.options import GenerationOptions, LoadOptions
 from mobilellm_mlx.paths import MANIFEST
 from mobilellm_mlx.templates import ChatTemplate
@@ -139,7 +140,7 @@ def load_model(directory: Path, options: LoadOptions | None = None) -> LoadedMod
         # The words are read while MLX, on this thread, reads and unpacks the weights. Not before:
         # reading a tokenizer keeps the interpreter's lock, which building the network needs.
         words = pool.submit(_load_words, directory, config)
-        mx.eval(model.parameters())
+        read_weights(model)
     tokenizer, template, reasoning, ending = words.result()
     manifest = read_json(directory / MANIFEST, missing={})
     dtype = str(model.dtype).removeprefix("mlx.core.")
@@ -187,7 +188,9 @@ def build_model(
         WeightsError: when names or shapes do not match the network.
     """
     fast = AcceleratedModel(config) if compute == "packed" and kernels().module else None
-    model = fast or LanguageModel(config)
+    # Only where thin blocks cost launches, and where MLX's attention takes masks.
+    plain = CompiledModel if backend().name == "metal" else LanguageModel
+    model = fast or plain(config)
     tensors = {name: a for name, a in tensors.items() if not _is_redundant(name, config)}
     if compute == "dense":
         tensors = weights.unpack_tensors(tensors, packing, mx.float32)
@@ -200,6 +203,13 @@ def build_model(
     if fast:
         fast.speed_up()
     return model
+
+
+def read_weights(model: LanguageModel) -> None:
+    """Read and compute all weights of a network that was built."""
+    if isinstance(model, AcceleratedModel):
+        model.gather()
+    mx.eval(model.parameters())
 
 
 def _is_redundant(name: str, config: ModelConfig) -> bool:

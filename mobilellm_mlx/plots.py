@@ -95,7 +95,7 @@ def require_plots() -> None:
     except ImportError:
         raise InvalidOption(
             "drawing a plot needs matplotlib, which is not installed",
-            "pip install 'mobilellm-mlx[plots]'",
+            "pip install 'matplotlib>=3.9'",
         ) from None
 
 

@@ -107,4 +107,4 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InvalidOption) as error:
         require_plots()
-    assert error.value.hint == "pip install 'mobilellm-mlx[plots]'"
+    assert error.value.hint == "pip install 'matplotlib>=3.9'"

@@ -36,7 +36,7 @@ def plot_speeds(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> No
 
     def draw(figure: Figure) -> None:
         axes: Any = figure.subplots(1, 2, sharey=True)
-        figure.suptitle(title, x=0.012, ha="left", fontsize=12)
+        figure.suptitle(_title(title, ordered), x=0.012, ha="left", fontsize=12)
         for axis, (key, label) in zip(axes, _PANELS, strict=True):
             _draw_bars(axis, ordered, key, label)
         axes[0].set_yticks(range(len(ordered)), [_label(row, ordered) for row in ordered])
@@ -64,8 +64,17 @@ def _draw_bars(axis: Axes, rows: Sequence[Mapping[str, Any]], key: str, label: s
     axis.set_xlim(0, 1.18 * max(row[key]["max"] for row in rows))
 
 
+def _title(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """With the case where all rows are of one."""
+    cases = {_case(row) for row in rows}
+    return f"{title}, prompt {cases.pop().title}" if len(cases) == 1 else title
+
+
 def _label(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Who, and what; the second only where there are several cases."""
-    case = Case(row["prompt"], row["depth"], row["batch"])
-    several = len({(one["prompt"], one["depth"], one["batch"]) for one in rows}) > 1
-    return f"{row['engine']}, {case.title}" if several else str(row["engine"])
+    several = len({_case(one) for one in rows}) > 1
+    return f"{row['engine']}, {_case(row).title}" if several else str(row["engine"])
+
+
+def _case(row: Mapping[str, Any]) -> Case:
+    return Case(row["prompt"], row["depth"], row["batch"])

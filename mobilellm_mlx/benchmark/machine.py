@@ -8,9 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+_BUSY = 0.5
+"""Load of a machine that may be called quiet, at most."""
 _LIMIT = re.compile(r"CPU_Speed_Limit\s*=\s*(\d+)")
 
 
@@ -46,11 +49,21 @@ def chip(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def _load() -> float | None:
-    """Processes that wanted a core in the last minute, this program among them."""
+    """Processes that wanted a core in the minute before."""
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:
         return None
+
+
+def iter_busy(machine: Mapping[str, Any]) -> Iterator[str]:
+    """A note, when others were at work on a machine before it was measured."""
+    load, cores = machine.get("load"), machine.get("cores") or 1
+    if load is not None and load > _BUSY:
+        yield (
+            f"Load {load:.1f} on {cores} core{'s' * (cores > 1)} before it began: something else "
+            "runs, or did a moment ago. Measure again on a quiet machine before you compare."
+        )
 
 
 def thermal_state() -> str | None:

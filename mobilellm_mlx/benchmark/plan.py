@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -59,6 +61,12 @@ class Plan:
         _require("repeats", self.repeats, 1)
         if self.threads is not None:
             _require("threads", self.threads, 1)
+            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+            if cores and self.threads > cores:
+                raise InvalidOption(
+                    f"`threads` is {self.threads:,}, and this machine has {cores} cores for it",
+                    f"pass {cores} or fewer with `--threads`",
+                )
 
     @property
     def cases(self) -> list[Case]:

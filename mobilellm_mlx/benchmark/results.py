@@ -9,17 +9,11 @@ from typing import Any
 
 from mobilellm_mlx.benchmark.peers import OURS
 from mobilellm_mlx.benchmark.plan import Case
+from mobilellm_mlx.benchmark.spread import spread
 from mobilellm_mlx.events import BenchRun
 
-Spread = dict[str, float]
-"""``median``, ``min`` and ``max``."""
 _DRIFT = 0.10
 """From the first to the last repeat: more looks like a machine that gets warm."""
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
-    return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -65,9 +59,7 @@ def make_ratios(runs: Sequence[BenchRun]) -> list[dict[str, Any]]:
         for what, speed in (("prefill", prefill_speed), ("decode", decode_speed)):
             ratios = [speed(own) / speed(other) for own, other in pairs]
             label = {"prompt": case.prompt, "depth": case.depth, "batch": case.batch}
-            rows.append(
-                {"peer": peer, **label, "what": what, **spread(ratios), "repeats": len(ratios)}
-            )
+            rows.append({"peer": peer, **label, "what": what, **spread(ratios)})
     return rows
 
 

@@ -11,7 +11,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mobilellm_mlx.benchmark.machine import describe_machine, thermal_state
+from mobilellm_mlx.benchmark.machine import describe_machine, iter_busy, thermal_state
 from mobilellm_mlx.benchmark.peers import OURS, PEERS, NotInstalled, Place, our_command
 from mobilellm_mlx.benchmark.plan import Case, Plan
 from mobilellm_mlx.benchmark.results import (
@@ -21,12 +21,15 @@ from mobilellm_mlx.benchmark.results import (
     make_rows,
     middle,
     percentile,
-    spread,
 )
+from mobilellm_mlx.benchmark.spread import spread
 from mobilellm_mlx.benchmark.wire import Child, number, numbers
 from mobilellm_mlx.errors import EngineError, InvalidOption
 from mobilellm_mlx.events import BenchRun, BenchSummary, Event, Notice, Progress
 
+START_S = 120.0
+"""What another program may take to load the weights and for its first tokens. Threads that wait by
+spinning take for ever on a machine where something else runs."""
 SLOW_S = 30.0
 """A program that takes longer for one case is asked for it once: the first time counts."""
 
@@ -64,7 +67,7 @@ def iter_bench(
         InvalidOption: when the model's context does not hold the longest case.
         EngineError: when ours fails. A peer that fails is left out, with a notice.
     """
-    started = time.perf_counter()
+    started, machine = time.perf_counter(), describe_machine()
     with ExitStack() as stack:
         scratch = stack.enter_context(TemporaryDirectory(prefix="mobilellm-bench-"))
         place = replace(
@@ -83,9 +86,15 @@ def iter_bench(
         for peer in peers:
             yield Progress("loading", len(asked), len(peers) + 1, "items")
             try:
-                asked.append(start(stack, peer, PEERS[peer](place), plan.threads, limit_s))
-            except (NotInstalled, EngineError) as error:
+                limit = min(limit_s, START_S)
+                asked.append(start(stack, peer, PEERS[peer](place), plan.threads, limit))
+                asked[-1].child.limit_s = limit_s
+            except NotInstalled as error:
                 yield Notice(f"without {peer}: {error}")
+            except EngineError as error:
+                yield Notice(
+                    f"without {peer}: {error}" + (f" ({error.hint})" if error.hint else "")
+                )
         before = thermal_state()
         runs: list[BenchRun] = []
         for event in iter_runs(asked, plan, prompt):
@@ -93,7 +102,8 @@ def iter_bench(
                 runs.append(event)
             yield event
         yield from _finish(asked, plan)
-        yield _summary(asked, plan, runs, place, name, before, time.perf_counter() - started)
+        elapsed_s = time.perf_counter() - started
+        yield _summary(asked, plan, runs, place, name, machine, before, elapsed_s)
 
 
 def start(
@@ -221,12 +231,13 @@ def _summary(
     runs: list[BenchRun],
     place: Place,
     name: str,
+    machine: dict[str, Any],
     thermal_before: str | None,
     elapsed_s: float,
 ) -> BenchSummary:
     about, rows = asked[0].about, make_rows(runs)
     shares = _add_costs(rows, about, plan, place.directory)
-    notes = list(iter_notes(runs, rows, about))
+    notes = [*iter_busy(machine), *iter_notes(runs, rows, about)]
     if (after := thermal_state()) and (thermal_before, after) != ("nominal", "nominal"):
         notes.append(f"The system's word on heat: {thermal_before} before, {after} after.")
     if shares:
@@ -234,7 +245,7 @@ def _summary(
     return BenchSummary(
         elapsed_s=elapsed_s,
         model=name,
-        machine=describe_machine(),
+        machine=machine,
         settings=plan.to_dict(),
         engines=[one.about for one in asked],
         rows=rows,

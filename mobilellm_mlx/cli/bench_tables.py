@@ -105,7 +105,7 @@ def _print_alone(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{share:.0%}" if share is not None else "-",
         ])  # fmt: skip
     heads = ["prompt", "TTFT ms", "prefill tok/s", "decode tok/s", "ms/token", "p95", "share"]
-    print_table(heads, table)
+    print_table(heads, table, keep_first_head=True)
     say("p95 is of ms/token; share is of the bandwidth of memory, see below.")
 
 
@@ -151,18 +151,18 @@ def _print_costs(
             calls = about.get("compiled_calls")
             extra = f" and {calls} compiled call" if calls else ""
             say(
-                f"{about['engine']}: {about['primitives']:,} MLX primitives{extra} a token, "
-                f"{about['host_s']['median'] * 1e3:.2f} ms of Python to ask for them "
-                f"(p95 {about['host_s']['p95'] * 1e3:.2f})."
+                f"{about['engine']}: {about['primitives']:,} MLX primitives{extra} a token "
+                f"of one sequence, {about['host_s']['median'] * 1e3:.2f} ms of Python to ask for "
+                f"them (p95 {about['host_s']['p95'] * 1e3:.2f})."
             )
 
 
 def _print_notes(summary: BenchSummary) -> None:
     settings = summary.settings
-    threads = settings.get("threads")
+    threads, tokens = settings.get("threads"), settings["generate"]
     say(
         f"Medians (lowest-highest), repeats: {settings['repeats']} after a warm-up; "
-        f"{settings['generate']} tokens after the first; p95 over all of them"
+        f"{tokens} token{'s' * (tokens > 1)} after the first; p95 over all of them"
         + (f"; {threads} thread{'s' * (threads > 1)} on as many cores." if threads else ".")
     )
     for note in summary.notes:
@@ -207,7 +207,10 @@ def print_rows(summary: BenchSummary) -> None:
     table = [
         [
             f"{row.get('case') or row.get('engine')}, {row['what']}",
-            *(f"{row[name]:,.3f}" for name in ("min", "median", "max")),
+            *(
+                f"{row[name]:,.{0 if row['what'].startswith('tokens') else 3}f}"
+                for name in ("min", "median", "max")
+            ),
         ]
         for row in summary.rows
     ]

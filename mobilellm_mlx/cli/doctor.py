@@ -166,7 +166,7 @@ def _mlx() -> Iterator[Check]:
         "BLAS",
         f"{blas.name}{threads}; a 256x576x1536 float32 product takes {milliseconds:.1f} ms",
         "warn" if slow else "ok",
-        "a fast BLAS makes this about fifty times faster: install `mobilellm-mlx[cpu]`"
+        "a fast BLAS makes this about fifty times faster: `pip install scipy-openblas32`"
         if slow
         else None,
     )

@@ -10,19 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_options import Loading, measuring_options, show
+from mobilellm_mlx.cli.eval_progress import Stop
 from mobilellm_mlx.cli.eval_tables import print_results, tell_kept
-from mobilellm_mlx.cli.shared import (
-    adapter_options,
-    debug_option,
-    find_adapter,
-    load_options,
-    loading_options,
-    model_option,
-    require_text,
-    resolve_model,
-    resume_option,
-)
+from mobilellm_mlx.cli.shared import debug_option, model_option, require_text, resume_option
 from mobilellm_mlx.evals.calls.asking import ALL_MODES, FORMAT, MODES
 from mobilellm_mlx.events import EvalSummary, Event
 
@@ -33,6 +24,14 @@ if TYPE_CHECKING:
 
 DATA = ("home", "bfcl")
 _LIMIT = 100
+_seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of what is drawn.",
+)
 
 
 @click.command("calls")
@@ -68,14 +67,7 @@ _LIMIT = 100
     metavar="N",
     help="Requests of each data set; 0 asks all there are.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of what is drawn.",
-)
+@_seed_option
 @click.option(
     "--offer",
     type=click.IntRange(1, 40),
@@ -94,19 +86,13 @@ _LIMIT = 100
 )
 @click.option("--reply", is_flag=True, help="Also score what is said after the right call.")
 @resume_option
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
-@loading_options
-@adapter_options
-@debug_option
+@measuring_options
 def calls(
     model: str | None,
     data: str,
     modes: tuple[str, ...],
     as_json: bool,
-    context: int | None,
-    compute: str,
-    adapter: str | None,
-    force_adapter: bool,
+    loading: Loading,
     **values: Any,
 ) -> int:
     """Measure how well a model calls tools.
@@ -115,7 +101,6 @@ def calls(
     em_structure the share with all arguments right as well. Nothing that is called is run. An
     interrupted run goes on where it stopped.
     """
-    from mobilellm_mlx.engine import Engine
     from mobilellm_mlx.evals.calls.bfcl import BFCL
     from mobilellm_mlx.evals.wheels import ensure_wheel
 
@@ -126,20 +111,15 @@ def calls(
         if "bfcl" in chosen:
             yield from ensure_wheel(BFCL)
         tasks = [_task(name, values["offer"], values["choice"]) for name in chosen]
-        directory = resolve_model(model)
-        worn = find_adapter(adapter, directory, force=force_adapter)
-        loading = load_options(context, compute)
-        with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
+        with loading.make_engine(model) as engine:
             yield from call_events(engine, tasks, modes or MODES, values, cancel)
 
-    if as_json:
-        return console.print_json(events(), "eval")
-    summary = show_progress(events())
-    if not isinstance(summary, EvalSummary):
-        return 0
+    return show(events(), as_json, _tell)
+
+
+def _tell(summary: EvalSummary) -> None:
     print_results(summary.results)
     tell_kept(summary.results)
-    return console.EXIT_CODES[summary.status]
 
 
 def _task(name: str, offer: int, choice: Any) -> Task:
@@ -244,14 +224,7 @@ def _one_run(
     metavar="N",
     help="Tools on offer in each.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of what is drawn.",
-)
+@_seed_option
 @debug_option
 def training(format_: str, side: Any, count: int, offer: int, seed: int) -> None:
     """Print conversations with calls to train with, one JSON object a line.

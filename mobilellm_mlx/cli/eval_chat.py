@@ -13,19 +13,10 @@ import click
 
 from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.errors import printable
-from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_options import Loading, measuring_options, show
+from mobilellm_mlx.cli.eval_progress import Stop
 from mobilellm_mlx.cli.eval_tables import print_results, print_stopped, tell_kept
-from mobilellm_mlx.cli.shared import (
-    adapter_options,
-    debug_option,
-    find_adapter,
-    load_options,
-    loading_options,
-    model_option,
-    require_text,
-    resolve_model,
-    resume_option,
-)
+from mobilellm_mlx.cli.shared import model_option, require_text, resume_option
 from mobilellm_mlx.errors import StorageError, TemplateError
 from mobilellm_mlx.evals.chat.task import MAX_TOKENS
 from mobilellm_mlx.events import EvalSummary, Event, Notice
@@ -98,19 +89,13 @@ class Asking:
     help="Of what is drawn.",
 )
 @resume_option
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
-@loading_options
-@adapter_options
-@debug_option
+@measuring_options
 def chat(
     model: str | None,
     questions: str | None,
     output: str | None,
     as_json: bool,
-    context: int | None,
-    compute: str,
-    adapter: str | None,
-    force_adapter: bool,
+    loading: Loading,
     **values: Any,
 ) -> int:
     """Answer MT-Bench's questions and write the answers for a judge.
@@ -131,24 +116,11 @@ def chat(
     )
 
     def events() -> Iterator[Event]:
-        from mobilellm_mlx.engine import Engine
-
         found = yield from _find(questions)
-        directory = resolve_model(model)
-        worn = find_adapter(adapter, directory, force=force_adapter)
-        loading = load_options(context, compute)
-        with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
+        with loading.make_engine(model) as engine:
             yield from chat_events(engine, found, asking, cancel)
 
-    if as_json:
-        return console.print_json(events(), "eval")
-    summary = show_progress(events())
-    if not isinstance(summary, EvalSummary):
-        return 0
-    if summary.status == "ok":
-        print_results(summary.results)
-    _tell(summary)
-    return console.EXIT_CODES[summary.status]
+    return show(events(), as_json, _tell)
 
 
 def _path(text: str) -> Path:
@@ -255,11 +227,12 @@ def _overflows(responses: Iterable[Response]) -> Iterator[Event]:
 
 
 def _tell(summary: EvalSummary) -> None:
-    """Where everything is, and what is left to do, on stderr."""
+    """What went wrong with answers; where they are, and what is left to do, on stderr."""
     (result,) = summary.results
     if summary.status != "ok":
         print_stopped(result, "questions")
         return
+    print_results(summary.results)
     tell_kept(summary.results)
     click.echo(f"answers in {printable(result['answers'])}", err=True)
     click.echo("no judge is built in: see `--help` for how FastChat's read the file", err=True)

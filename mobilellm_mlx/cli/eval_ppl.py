@@ -11,21 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.eval_options import max_memory_option
-from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_options import Loading, max_memory_option, measuring_options, show
+from mobilellm_mlx.cli.eval_progress import Stop
 from mobilellm_mlx.cli.eval_tables import print_stopped, tell_kept
 from mobilellm_mlx.cli.eval_text import say
-from mobilellm_mlx.cli.shared import (
-    adapter_options,
-    debug_option,
-    find_adapter,
-    load_options,
-    loading_options,
-    model_option,
-    require_text,
-    resolve_model,
-    resume_option,
-)
+from mobilellm_mlx.cli.shared import model_option, require_text, resume_option
 from mobilellm_mlx.errors import InvalidInput, InvalidOption
 from mobilellm_mlx.events import EvalSummary, Event
 
@@ -81,10 +71,7 @@ class Asking:
 )
 @max_memory_option
 @resume_option
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
-@loading_options
-@adapter_options
-@debug_option
+@measuring_options
 def ppl(
     text: str,
     model: str | None,
@@ -94,10 +81,7 @@ def ppl(
     max_memory: int | None,
     resume: bool,
     as_json: bool,
-    context: int | None,
-    compute: str,
-    adapter: str | None,
-    force_adapter: bool,
+    loading: Loading,
 ) -> int:
     """Measure a model's perplexity and bits per byte on TEXT.
 
@@ -112,7 +96,6 @@ def ppl(
     Every document is judged by itself. Perplexity per token depends on the tokenizer; bits per byte
     compare between models. An interrupted run goes on where it stopped.
     """
-    from mobilellm_mlx.engine import Engine
     from mobilellm_mlx.evals.corpora import find_corpus
 
     source = find_corpus(text)
@@ -122,23 +105,18 @@ def ppl(
     def events() -> Iterator[Event]:
         yield from source.fetch()
         corpus = source.open()
-        directory = resolve_model(model)
-        worn = find_adapter(adapter, directory, force=force_adapter)
-        loading = load_options(context, compute)
-        with Engine(directory, loading, adapter=worn, force_adapter=force_adapter) as engine:
+        with loading.make_engine(model) as engine:
             yield from ppl_events(engine, corpus, asking, cancel)
 
-    if as_json:
-        return console.print_json(events(), "eval")
-    summary = show_progress(events())
-    if not isinstance(summary, EvalSummary):
-        return 0
+    return show(events(), as_json, _tell)
+
+
+def _tell(summary: EvalSummary) -> None:
     if summary.status == "ok":
         _print(summary)
         tell_kept(summary.results)
     else:
         print_stopped(summary.results[0], "passages")
-    return console.EXIT_CODES[summary.status]
 
 
 def ppl_events(

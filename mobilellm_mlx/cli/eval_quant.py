@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.eval_progress import Stop, show_progress
+from mobilellm_mlx.cli.eval_options import Loading, measuring_options, show
+from mobilellm_mlx.cli.eval_progress import Stop
 from mobilellm_mlx.cli.eval_text import chance, print_table, say, scaled, with_error
-from mobilellm_mlx.cli.shared import (
-    adapter_options,
-    debug_option,
-    load_options,
-    loading_options,
-    require_text,
-    resolve_model,
-    resume_option,
-)
+from mobilellm_mlx.cli.shared import load_options, require_text, resolve_model, resume_option
 from mobilellm_mlx.events import EvalSummary, Event, Notice
 
 if TYPE_CHECKING:
@@ -77,10 +70,7 @@ SAME = 1e-6
     "--plot", callback=require_text, metavar="PNG", help="Draw size against quality into a file."
 )
 @resume_option
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
-@loading_options
-@adapter_options
-@debug_option
+@measuring_options
 def quant(
     models: tuple[str, ...],
     against: str,
@@ -92,10 +82,7 @@ def quant(
     plot: str | None,
     resume: bool,
     as_json: bool,
-    context: int | None,
-    compute: str,
-    adapter: str | None,
-    force_adapter: bool,
+    loading: Loading,
 ) -> int:
     """Measure what rounding weights to fewer bits costs.
 
@@ -123,23 +110,22 @@ def quant(
             questions=limit or None,
             measures_speed=speed,
             fresh=not resume,
-            adapter=_find_adapter(adapter, [reference, *candidates], force_adapter),
+            adapter=_find_adapter(loading, [reference, *candidates]),
         )
-        found = measure_quant(candidates, reference, exam, load_options(context, compute), cancel)
+        options = load_options(loading.context, loading.compute)
+        found = measure_quant(candidates, reference, exam, options, cancel)
         with console.interrupts(cancel):
             yield from _drawn(found, picture)
 
-    if as_json:
-        return console.print_json(events(), "eval")
-    summary = show_progress(events())
-    if not isinstance(summary, EvalSummary):
-        return 0
-    print_rows(summary.results)
-    if summary.status == "cancelled":
-        done, all_ = len(summary.results), len(models) + 1
-        which = f"{done} of {all_} models are measured" if done < all_ else "the speeds are missing"
-        say(f"stopped: {which}; the same command goes on")
-    return console.EXIT_CODES[summary.status]
+    def tell(summary: EvalSummary) -> None:
+        print_rows(summary.results)
+        if summary.status == "cancelled":
+            done, all_ = len(summary.results), len(models) + 1
+            some = f"{done} of {all_} models are measured"
+            which = some if done < all_ else "the speeds are missing"
+            say(f"stopped: {which}; the same command goes on")
+
+    return show(events(), as_json, tell)
 
 
 def _picture(plot: str | None) -> Path | None:
@@ -154,15 +140,15 @@ def _picture(plot: str | None) -> Path | None:
     return path
 
 
-def _find_adapter(name: str | None, models: Sequence[Path], force: bool) -> Path | None:
+def _find_adapter(loading: Loading, models: Sequence[Path]) -> Path | None:
     """An adapter that was made for one of the models, or for whatever it says if it is forced."""
-    if name is None:
+    if loading.adapter is None:
         return None
     from mobilellm_mlx.adapters import Registry, fits, require_fit
 
-    info = Registry().find(name)
+    info = Registry().find(loading.adapter)
     if all(fits(info, model) is False for model in models):
-        require_fit(info, models[0], models[0].name, force=force)
+        require_fit(info, models[0], models[0].name, force=loading.force_adapter)
     return info.path
 
 

@@ -21,7 +21,13 @@ _GAP, _BETWEEN = 2, 3
 """Spaces between what stands on a line, and between columns."""
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Row], foot: Sequence[Row] = ()) -> None:
+def print_table(
+    heads: Sequence[str],
+    rows: Sequence[Row],
+    foot: Sequence[Row] = (),
+    *,
+    keep_first_head: bool = False,
+) -> None:
     """A table on stdout; where the terminal has no room for it, a few lines for each row.
 
     The first cell of a row, which names it, is never folded or cut.
@@ -30,6 +36,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Row], foot: Sequence[Row] =
         heads: of the columns.
         rows: their cells.
         foot: rows below a line.
+        keep_first_head: say it where there is no room too, before the name of each row.
     """
     from rich import box
     from rich.cells import cell_len
@@ -43,7 +50,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Row], foot: Sequence[Row] =
               for at in range(len(heads))]  # fmt: skip
     if sum(widths) + _BETWEEN * (len(heads) - 1) > console.width:
         for row in [*rows, *foot]:
-            _print_row(heads, row, console.width)
+            _print_row(heads, row, console.width, keep_first_head)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for at, head in enumerate(heads):
@@ -56,10 +63,11 @@ def print_table(heads: Sequence[str], rows: Sequence[Row], foot: Sequence[Row] =
     console.print(table)
 
 
-def _print_row(heads: Sequence[str], row: Row, width: int) -> None:
+def _print_row(heads: Sequence[str], row: Row, width: int, keep_first_head: bool) -> None:
     """A row as its name and, below, what its columns say, as many on a line as there is room."""
+    head = f"{printable(heads[0])} " if keep_first_head else ""
     for line in _lines(row[0]):
-        click.echo(line)
+        click.echo(head + line)
     said = [
         " ".join(filter(None, (printable(head), *_lines(cell))))
         for head, cell in zip(heads[1:], row[1:], strict=True)

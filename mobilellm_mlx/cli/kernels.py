@@ -14,7 +14,9 @@ from mobilellm_mlx.plain import printable
 
 
 @click.command()
-@click.option("--build", "builds", is_flag=True, help="Compile them for this machine (GCC, 30 s).")
+@click.option(
+    "--build", "builds", is_flag=True, help="Compile them for this machine (GCC, a minute)."
+)
 @click.option("--remove", "removes", is_flag=True, help="Delete what was built.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @debug_option
@@ -24,6 +26,9 @@ def kernels(builds: bool, removes: bool, as_json: bool) -> int:
     MLX's own product of packed weights is slow on CPUs. Compiled kernels make a model that is kept
     in 4 bits read and write several times faster, in a quarter of the memory. Where none are built
     the weights are unpacked to float32 instead. A GPU needs none of this.
+
+    The best way that the processor knows is taken. MOBILELLM_KERNELS names another one (vnni,
+    avx512, avx2, plain) or none, MOBILELLM_THREADS how many threads there are, CXX the compiler.
     """
     from mobilellm_mlx.kernels import kernels as running
     from mobilellm_mlx.kernels.place import find, remove
@@ -33,9 +38,10 @@ def kernels(builds: bool, removes: bool, as_json: bool) -> int:
     if removes:
         click.echo("removed" if remove() else "there were none", err=True)
     if builds:
-        from mobilellm_mlx.kernels.build import build
+        from mobilellm_mlx.kernels.build import build, require_tools
 
-        click.echo("building (half a minute) ...", err=True)
+        require_tools()
+        click.echo("building (about a minute) ...", err=True)
         started = time.perf_counter()
         build()
         click.echo(f"built in {time.perf_counter() - started:.0f} s", err=True)

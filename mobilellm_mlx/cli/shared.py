@@ -59,17 +59,18 @@ _SAMPLING = (
         help="Most tokens of reasoning before the answer, for models that reason; 0 is none.",
     ),
 )
+compute_option = click.option(
+    "--compute",
+    type=click.Choice(["auto", "packed", "dense"]),
+    default="auto",
+    show_default=True,
+    help="Multiply by the packed 4-bit weights, or unpack them to float32 first.",
+)
 _LOADING = (
     click.option(
         "--context", type=int, metavar="N", help="Most tokens that a conversation may hold."
     ),
-    click.option(
-        "--compute",
-        type=click.Choice(["auto", "packed", "dense"]),
-        default="auto",
-        show_default=True,
-        help="Multiply by the packed 4-bit weights, or unpack them to float32 first.",
-    ),
+    compute_option,
 )
 _ADAPTER = (
     click.option(
@@ -88,6 +89,7 @@ model_option = click.option(
 resume_option = click.option(
     "--resume/--fresh", default=True, help="Go on with an earlier run (default), or not."
 )
+events_option = click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 _SHOW_REASONING = click.option(
     "--show-reasoning", is_flag=True, help="Print the reasoning before the answer on stderr."
 )

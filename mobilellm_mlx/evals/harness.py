@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mobilellm_mlx.engine import Engine
 
 _MAX_NAME = 100
-HINT = "install it with `pip install 'mobilellm-mlx[harness]'`"
+HINT = "install it with `pip install 'lm-eval>=0.4.9'`"
 ANSWER_TOKENS = 256
 """Most tokens of an answer where a task does not say; lm-eval's own figure."""
 GROUP = 32

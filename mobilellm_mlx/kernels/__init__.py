@@ -57,7 +57,8 @@ def kernels() -> Kernels:
     if module is None:
         return Kernels(None, reason)
     if wanted and wanted not in module.paths():
-        log.warning("MOBILELLM_KERNELS=%s is none of %s", wanted, ", ".join(module.paths()))
+        known = ", ".join([*module.paths(), "none"])
+        log.warning("MOBILELLM_KERNELS=%s is none of %s: it is left aside", wanted, known)
     elif wanted:
         module.choose(wanted)
     module.set_threads(_threads())
@@ -90,5 +91,10 @@ def _load() -> tuple[ModuleType | None, str]:
 
 
 def _threads() -> int:
-    text = os.environ.get("MOBILELLM_THREADS", "").strip()
-    return int(text) if text.isdecimal() and int(text) > 0 else usable_cores()
+    text, cores = os.environ.get("MOBILELLM_THREADS", "").strip(), usable_cores()
+    if not text:
+        return cores
+    if not text.isdecimal() or not 0 < int(text) <= cores:
+        log.warning("MOBILELLM_THREADS=%s is none of 1 to %d: it is left aside", text, cores)
+        return cores
+    return int(text)

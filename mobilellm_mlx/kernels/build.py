@@ -12,15 +12,18 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from mobilellm_mlx.errors import MobileLLMError
-from mobilellm_mlx.kernels.place import FILE, SOURCES, directory
+from mobilellm_mlx.kernels.place import FILE, LENGTH, SOURCES, directory
 
 _KEPT = 6
+_WORK = ".building-"
+_NO_HEADERS = "install them (Debian, Ubuntu: `apt install python3-dev`) or go on without kernels"
 NANOBIND = 3
 """The first version whose arrays are those of MLX's own module."""
 
@@ -32,8 +35,10 @@ _FLAGS = [
     "-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unused-parameter",
 ]
 # fmt: on
+_AVX512 = ["-DLANES=16", "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"]
 _PATHS = {
-    "avx512": ["-DLANES=16", "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"],
+    "vnni": [*_AVX512, "-mavx512vnni"],
+    "avx512": _AVX512,
     "avx2": ["-DLANES=8", "-mavx2", "-mfma"],
     "plain": ["-DLANES=4"],
 }
@@ -43,14 +48,29 @@ from mobilellm_mlx.backend import mx
 spec = importlib.util.spec_from_file_location("_kernels", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-codes, scales, biases = mx.quantize(mx.random.normal((64, 96)), group_size=32, bits=4)
-x = mx.random.normal((3, 96))
-right = mx.quantized_matmul(x, codes, scales, biases, True, 32, 4)
 for path in module.paths():
     module.choose(path)
-    found = module.quantized_matmul(x, codes, scales, biases, 32, 4)
-    assert mx.allclose(found, right, atol=1e-4).item(), path
+    for bits, group, tokens in ((4, 32, 3), (4, 64, 1), (8, 32, 1), (8, 64, 30)):
+        matrix = mx.quantize(mx.random.normal((50, 192)), group_size=group, bits=bits)
+        x = mx.random.normal((tokens, 192))
+        right = mx.quantized_matmul(x, *matrix, True, group, bits)
+        found = module.quantized_matmul(x, *matrix, group, bits)
+        assert mx.allclose(found, right, atol=1e-4).item(), path
 """
+
+
+def require_tools() -> None:
+    """Refuse at once what could not be built.
+
+    Raises:
+        MobileLLMError: saying what is missing.
+    """
+    if sys.platform != "linux":
+        raise MobileLLMError(
+            f"there are no kernels for {sys.platform}",
+            "none are needed on macOS: there Metal computes",
+        )
+    _Tools.find()
 
 
 def build() -> Path:
@@ -59,15 +79,11 @@ def build() -> Path:
     Raises:
         MobileLLMError: when they cannot be built here.
     """
-    if sys.platform != "linux":
-        raise MobileLLMError(
-            f"there are no kernels for {sys.platform}",
-            "none are needed on macOS: there Metal computes",
-        )
+    require_tools()
     tools = _Tools.find()
     place = directory()
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=place.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=place.parent) as scratch:
         work = Path(scratch)
         commands = tools.commands(work)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -81,17 +97,25 @@ def build() -> Path:
         place.mkdir(mode=0o700, exist_ok=True)
         place.chmod(0o700)
         (work / FILE).chmod(0o700)
-        (work / FILE).replace(place / FILE)
+        (work / LENGTH).write_text(str((work / FILE).stat().st_size), "ascii")
+        for name in (FILE, LENGTH):
+            with (work / name).open("rb") as made:
+                os.fsync(made.fileno())
+            (work / name).replace(place / name)
     _tidy(place.parent)
     return place / FILE
 
 
 def _tidy(root: Path) -> None:
-    """Other environments may share the cache: the last few stay, each less than a megabyte.
+    """Other environments may share the cache: the last few stay, about a megabyte each.
 
-    With them go what a build that was killed left.
+    What a build that was killed left goes when no build can be at it any more.
     """
-    for old in sorted(root.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)[_KEPT:]:
+    found = sorted(root.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
+    left = [old for old in found if old.name.startswith(_WORK)]
+    long_ago = time.time() - 3600
+    dead = [old for old in left if old.stat().st_mtime < long_ago]
+    for old in [*dead, *[old for old in found if old not in left][_KEPT:]]:
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
 
@@ -111,13 +135,15 @@ class _Tools:
         if not shutil.which(compiler[0]):
             raise MobileLLMError(
                 f"there is no C++ compiler `{compiler[0]}`",
-                "install one (Debian, Ubuntu: `apt install g++`) or go on without kernels",
+                "CXX says which one is taken; without it that is g++"
+                if wanted
+                else "install one (Debian, Ubuntu: `apt install g++`) or go on without kernels",
             )
         nanobind = _package("nanobind")
         if nanobind is None or _major("nanobind") < NANOBIND:
             raise MobileLLMError(
                 f"nanobind {NANOBIND}, which joins the kernels to Python, is not installed",
-                f'`pip install "nanobind>={NANOBIND}"`, or install `mobilellm-mlx[cpu]`',
+                f'`pip install "nanobind>={NANOBIND}"`',
             )
         mlx = _package("mlx")
         if mlx is None or not (mlx / "include" / "mlx" / "mlx.h").is_file():
@@ -127,7 +153,7 @@ class _Tools:
         if not Path(sysconfig.get_path("include"), "Python.h").is_file():
             raise MobileLLMError(
                 "this Python came without its C headers",
-                "install them (Debian, Ubuntu: `apt install python3-dev`) or go on without kernels",
+                _NO_HEADERS,
             )
         return cls(compiler, nanobind, mlx)
 
@@ -143,7 +169,7 @@ class _Tools:
         ]
         binding = self.nanobind / "src" / "nb_combined.cpp"
         units = [("nanobind", binding, [*include, "-fno-strict-aliasing", "-w"])]
-        names = ("module", "stack", "matmul", "choice", "threads")
+        names = ("module", "stack", "matmul", "choice", "threads", "pages")
         units += [(name, SOURCES / f"{name}.cpp", include) for name in names]
         is_x86 = platform.machine() in ("x86_64", "AMD64")
         units += [
@@ -176,10 +202,18 @@ def _run(command: Sequence[str]) -> None:
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "error" in line]
         said = (errors or done.stderr.splitlines() or ["nothing was said"])[0]
+        raise MobileLLMError(f"the kernels could not be compiled: {said[:300]}", _hint(said))
+    if not Path(command[command.index("-o") + 1]).is_file():
         raise MobileLLMError(
-            f"the kernels could not be compiled: {said[:300]}",
-            "GCC 12 or newer is needed; everything works without kernels, only slower",
+            f"the kernels could not be compiled: `{command[0]}` made nothing",
+            "CXX says which compiler is taken; without it that is g++",
         )
+
+
+def _hint(said: str) -> str:
+    if "Python.h" in said:
+        return _NO_HEADERS
+    return "GCC 12 or newer is needed; everything works without kernels, only slower"
 
 
 def _try_out(path: Path) -> None:

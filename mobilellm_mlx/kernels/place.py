@@ -17,6 +17,8 @@ from mobilellm_mlx.paths import cache_dir
 
 SOURCES = Path(__file__).parent / "src"
 FILE = "_kernels.so"
+LENGTH = "length"
+"""The file that says how long it is: loading a part of a library ends the program."""
 
 
 def directory() -> Path:
@@ -30,9 +32,13 @@ def directory() -> Path:
 
 
 def find() -> Path | None:
-    """The kernels, if they are built."""
+    """The kernels, if they are built and whole."""
     path = directory() / FILE
-    return path if path.is_file() else None
+    try:
+        length = int((path.parent / LENGTH).read_text("ascii"))
+        return path if path.stat().st_size == length else None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
 
 
 def require_own(path: Path) -> None:

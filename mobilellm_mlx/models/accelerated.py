@@ -7,6 +7,7 @@ sequences, DoRA or training, goes the way of ``network.py``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from operator import getitem, is_
 from typing import Any
@@ -71,6 +72,26 @@ class AcceleratedModel(LanguageModel):
             if fast and module.mode == "affine" and takes(module.bits, module.group_size):
                 module.__class__ = fast  # the same parameters, another product
 
+    def gather(self) -> None:
+        """Read the packed matrices into one piece of memory, each at its turn.
+
+        Its pages are large where the system has such: every token reads all of it.
+        """
+        arrays = [
+            (module, name)
+            for _, module in self.named_modules()
+            if isinstance(module, PackedLinear | PackedEmbedding)
+            for name in ("weight", "scales", "biases")
+        ]
+        pages = kernels().module.Pages(sum(m[name].nbytes for m, name in arrays), len(arrays))
+        for module, name in arrays:
+            module[name] = pages.take(module[name])
+
+    @property
+    def called_s(self) -> float | None:
+        """Seconds spent so far in the one call for all blocks; None where there is no such call."""
+        return self._stack.called_s if self._stack and self._stack.call else None
+
     def hidden(self, tokens: mx.array, caches: Sequence[Cache] | None = None) -> mx.array:
         """Final hidden states, (B, L, D), for callers that need only some positions' logits."""
         own = [c for c in caches or () if isinstance(c, KVCache | RotatingKVCache)]
@@ -87,6 +108,7 @@ class _Stack:
 
     Attributes:
         call: None when the network has something that the call is not made for.
+        called_s: seconds spent in it so far.
     """
 
     def __init__(self, model: AcceleratedModel):
@@ -94,6 +116,7 @@ class _Stack:
         self._keys: list[str] = []
         self._held: list[Any] = []
         self.call: Any = None
+        self.called_s = 0.0
         kv_heads, dim = model.config.num_key_value_heads, model.config.head_dim
         self._like = mx.zeros((1, kv_heads, 0, dim))
         network = model.model
@@ -134,7 +157,9 @@ class _Stack:
             keys, values = map(own, cache.arrays)
             cache.exchange(keys, values)
             rooms.append((keys, values, start))
+        started = time.perf_counter()
         hidden: mx.array = self.call(ids, offset, rooms)
+        self.called_s += time.perf_counter() - started
         for cache in caches:
             cache.advance(count)
         return hidden

@@ -49,11 +49,7 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, cache: Cache) -> mx.array:
         """Hidden states (B, L, D) to hidden states (B, L, D); ``cache`` is updated in place."""
         batch, length, _ = x.shape
-        queries = self._split(self.q_proj(x), self.heads)  # (B, H, L, E)
-        keys = self._split(self.k_proj(x), self.kv_heads)  # (B, K, L, E)
-        values = self._split(self.v_proj(x), self.kv_heads)  # (B, K, L, E)
-        queries = self._place(queries, cache.offset)
-        keys = self._place(keys, cache.offset)
+        queries, keys, values = self._heads(x, cache.offset)
         if self.layer.temperature is not None:
             queries = queries * self._sharpness(cache.offset, length).astype(queries.dtype)
         keys, values = cache.update(keys, values)  # (B, K, S + L, E)
@@ -65,6 +61,13 @@ class Attention(nn.Module):
             queries, keys, values, scale=self.scale, mask=cache.mask(length)
         )  # (B, H, L, E)
         return self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1))  # (B, L, D)
+
+    def _heads(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries (B, H, L, E), keys and values (B, K, L, E) of hidden states, in their places."""
+        queries = self._split(self.q_proj(x), self.heads)
+        keys = self._split(self.k_proj(x), self.kv_heads)
+        values = self._split(self.v_proj(x), self.kv_heads)
+        return self._place(queries, offset), self._place(keys, offset), values
 
     def _split(self, x: mx.array, heads: int) -> mx.array:
         batch, length, _ = x.shape
@@ -104,7 +107,11 @@ class MLP(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Hidden states (B, L, D) to hidden states (B, L, D)."""
-        return self.down_proj(_swiglu(self.gate_proj(x), self.up_proj(x)))  # (B, L, F) inside
+        return self.down_proj(_swiglu(*self._halves(x)))
+
+    def _halves(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Gate and what it lets through, each (B, L, F)."""
+        return self.gate_proj(x), self.up_proj(x)
 
 
 @dataclass(slots=True)

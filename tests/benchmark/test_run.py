@@ -12,7 +12,7 @@ from tiny import LLAMA, MOBILELLM, make_model, write_model
 from mobilellm_mlx.backend import mx, tree_flatten
 from mobilellm_mlx.benchmark import peers, run, sharing
 from mobilellm_mlx.benchmark.bandwidth import measure_bandwidth
-from mobilellm_mlx.benchmark.machine import describe_machine, read_thermal
+from mobilellm_mlx.benchmark.machine import describe_machine, iter_busy, read_thermal
 from mobilellm_mlx.benchmark.ours import Ours, step_bytes
 from mobilellm_mlx.benchmark.peers import Place, parse_peers
 from mobilellm_mlx.benchmark.peers.twin import as_llama, unpacked
@@ -102,6 +102,25 @@ def test_a_peer_that_answers_nonsense_is_left_out_with_a_notice(
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert len(notices) == 1 and notices[0].startswith("without scripted from here on: ")
     assert [row["engine"] for row in last.rows] == ["mobilellm"] and not last.ratios
+
+
+def test_a_peer_that_never_begins_is_left_out_and_the_next_one_is_not_hurried(
+    tiny_dir: Path, peer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer(ANSWER)
+    silent = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setitem(peers.PEERS, "silent", lambda _: silent)
+    monkeypatch.setattr(run, "START_S", 3.0)
+    events, last = measured(tiny_dir, PLAN, "silent", "scripted")
+    (notice,) = [event.text for event in events if isinstance(event, Notice)]
+    assert notice.startswith("without silent: ") and "--threads 1" in notice
+    assert [row["engine"] for row in last.rows] == ["mobilellm", "scripted"]
+
+
+def test_others_at_work_before_it_began_are_a_note() -> None:
+    (note,) = iter_busy({"load": 1.6, "cores": 2})
+    assert note.startswith("Load 1.6 on 2 cores before it began")
+    assert not [*iter_busy({"load": 0.2, "cores": 2}), *iter_busy({"load": None})]
 
 
 def test_a_peer_that_is_not_installed_is_a_line_that_says_how_to_get_it(

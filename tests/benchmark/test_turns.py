@@ -1,6 +1,8 @@
 """Turns of a conversation, timed: what is counted, what is refused, what the child may say."""
 
 import json
+import tempfile
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,28 @@ def test_mlx_lm_holds_the_same_conversation_in_its_own_loop(tiny_dir, capsys) ->
     assert set(first) == {"ttft_s", "network_s", "read_tokens", "context_tokens"}
     assert first["read_tokens"] == second["read_tokens"] > len(TEXT)
     assert second["context_tokens"] == first["context_tokens"] + second["read_tokens"] + 3
+
+
+def test_both_hold_conversations_in_turn_and_are_told_apart(tmp_path) -> None:
+    model = write_model(tmp_path / "model", packed=True)  # which mlx-lm is given unpacked
+    *told, result = iter_turns(
+        model, turns=3, reply_tokens=2, repeats=1, text=TEXT, with_mlx_lm=True
+    )
+    assert [(time.engine, time.turn) for time in told] == [
+        (engine, turn) for engine in ("mobilellm", "mlx-lm") for turn in (1, 2, 3)
+    ]
+    ours, theirs = told[:3], told[3:]
+    assert all(0 < time.ttft_s < 60 for time in told)
+    assert {time.network_s for time in theirs} == {None}
+    # Its loop reads the new text alone, and each turn adds that and the reply.
+    assert len({time.read_tokens for time in theirs}) == 1
+    growth = [b.context_tokens - a.context_tokens for a, b in pairwise(theirs)]
+    assert growth == [theirs[0].read_tokens + 2] * 2
+    assert ours[0].read_tokens == theirs[0].read_tokens > len(TEXT)  # one template, one tokenizer
+    rows = {(row["engine"], row["what"]): row["median"] for row in result.rows}
+    for engine, (_, second, last) in (("mobilellm", ours), ("mlx-lm", theirs)):
+        assert rows[engine, "ratio"] == pytest.approx(last.ttft_s / second.ttft_s)
+        assert rows[engine, "turn 3, ttft_s"] == last.ttft_s
 
 
 def times(engine: Any, repeat: int, seconds: list[float]) -> list[TurnTimes]:
@@ -142,4 +166,14 @@ def test_a_child_that_says_something_else_or_nothing_is_an_error(
     (package / "turns_child.py").write_text(code)
     monkeypatch.chdir(tmp_path)  # what `python -m` looks in first
     with pytest.raises(EngineError, match=said):
-        list(turns._iter_lines(["mlx-lm"], 1))
+        list(turns._iter_lines(["mlx-lm"], 1, tmp_path))
+
+
+def test_a_conversation_that_is_left_leaves_no_files_behind(
+    tiny_dir, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with closing(iter_turns(tiny_dir, turns=20, reply_tokens=1, text="a")) as told:
+        next(told)
+        assert list(tmp_path.rglob("chats.db"))  # the child is at work, in a place of ours
+    assert not list(tmp_path.iterdir())

@@ -137,14 +137,32 @@ def test_json_is_events_and_the_last_line_is_the_summary(bench) -> None:
         (("--compare", "nothing.json"), "cannot be read"),
         (("--save", "no/such/place.json"), "does not exist"),
         (("--plot", "a.jpg"), ".png"),
-        (("--table", "layer-sharing"), "random weights"),
+        (("--table", "layer-sharing"), "`-m` means nothing to `--table layer-sharing`"),
         (("--table", "turns", "--plot", "a.png"), "--table speed"),
+        (("--table", "turns", "--prompt", "64"), "`--prompt` means nothing to `--table turns`"),
+        (("--bits", "16"), "--table layer-sharing"),
+        (("--table", "startup", "--peers", "llama.cpp"), "not measured beside llama.cpp"),
+        (("--gguf", "a.gguf"), "`--gguf` is about llama.cpp, which is not measured"),
+        (("--peers", "llama.cpp", "--gguf", "a.gguf"), "`a.gguf` cannot be read"),
+        (("--threads", "5000"), "`threads` is 5,000, and this machine has"),
         (("--prompt", "900000"), "tokens of context"),
     ],
 )
 def test_a_mistake_is_a_sentence(bench, args: tuple[str, ...], said: str) -> None:
     result = bench(*args)
     assert result.code in (1, 2) and said in result.err and "Traceback" not in result.err
+
+
+def test_layer_sharing_reads_one_prompt(run: Callable[..., Any]) -> None:
+    result = run("bench", "--table", "layer-sharing", "--prompt", "8,16")
+    assert result.code == 2 and "reads one prompt, and `--prompt` names 2" in result.err
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_row_that_is_folded_says_what_names_it(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = bench().out.splitlines()
+    assert "prompt 256" in lines and max(map(len, lines)) <= 50
 
 
 def test_layer_sharing_stands_beside_the_papers_figures(capsys, monkeypatch) -> None:

@@ -141,7 +141,7 @@ def test_without_mlx_the_reason_and_the_remedy_are_named(verb, tiny_dir) -> None
     said = done.stdout if verb == "doctor" else done.stderr
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "MLX cannot be imported: No module named 'mlx" in said
-    assert "mobilellm-mlx[cpu]" in said and "Rosetta" in said
+    assert "mlx[cpu]" in said and "Rosetta" in said
     assert (done.stderr == "") == (verb == "doctor")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mobilellm_mlx.cli import eval_calls as verb
+from mobilellm_mlx.cli import eval_options
 from mobilellm_mlx.errors import EngineError
 from mobilellm_mlx.evals.journal import evals_dir
 from mobilellm_mlx.testing import ScriptedEngine
@@ -38,7 +38,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
             return made[-1]
 
         monkeypatch.setattr("mobilellm_mlx.engine.Engine", engine)
-        monkeypatch.setattr(verb, "resolve_model", lambda name: Path("/models/scripted"))
+        monkeypatch.setattr(eval_options, "resolve_model", lambda name: Path("/models/scripted"))
         return made
 
     return script
@@ -181,7 +181,7 @@ def test_missing_data_is_said_before_a_model_is_loaded(run, scripted, monkeypatc
     monkeypatch.setitem(sys.modules, "home_assistant_intents", None)
     result = measure(run)
     assert result.code == 1 and not engines
-    assert "pip install 'mobilellm-mlx[evals]'" in result.err
+    assert "pip install home-assistant-intents==" in result.err
 
 
 def test_a_real_model_is_measured_in_every_mode(run, tiny_dir) -> None:

@@ -13,6 +13,7 @@ import click
 import pytest
 
 from mobilellm_mlx.cli import eval_chat as verb
+from mobilellm_mlx.cli import eval_options
 from mobilellm_mlx.errors import ContextOverflow, EngineError
 from mobilellm_mlx.evals import wheels
 from mobilellm_mlx.evals.chat import questions
@@ -59,7 +60,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
             return made[-1]
 
         monkeypatch.setattr("mobilellm_mlx.engine.Engine", engine)
-        monkeypatch.setattr(verb, "resolve_model", lambda name: Path("/models/scripted"))
+        monkeypatch.setattr(eval_options, "resolve_model", lambda name: Path("/models/scripted"))
         return made
 
     return script

@@ -33,7 +33,7 @@ def test_without_lm_eval_it_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     result = run("eval", "harness", "--tasks", "pets", "-m", "no-such-model")
     assert result.code == 1
-    assert "pip install 'mobilellm-mlx[harness]'" in result.err
+    assert "pip install 'lm-eval>=0.4.9'" in result.err
     assert "Traceback" not in result.err
 
 

@@ -201,7 +201,7 @@ def test_without_lm_eval_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(InvalidInput) as refused:
         lm_eval()
-    assert "mobilellm-mlx[harness]" in str(refused.value.hint)
+    assert "lm-eval>=0.4.9" in str(refused.value.hint)
 
 
 def run(engine: Any, asked: Asked, cancel: threading.Event | None = None) -> list[Event]:

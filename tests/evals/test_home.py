@@ -196,7 +196,7 @@ def test_missing_packages_are_said_with_the_way_to_get_them(monkeypatch: Any) ->
     monkeypatch.setitem(sys.modules, "home_assistant_intents", None)
     with pytest.raises(InvalidInput) as caught:
         Home()
-    assert "mobilellm-mlx[evals]" in str(caught.value.hint)
+    assert "hassil==" in str(caught.value.hint)
 
 
 def test_a_reply_is_made_of_slots_alone() -> None:

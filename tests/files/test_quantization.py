@@ -11,7 +11,8 @@ import mobilellm_mlx.loading as loading
 from mobilellm_mlx.backend import BACKENDS, mx, nn, tree_flatten
 from mobilellm_mlx.errors import ConfigError, WeightsError
 from mobilellm_mlx.loading import build_model
-from mobilellm_mlx.models import build_config
+from mobilellm_mlx.models import LanguageModel, build_config
+from mobilellm_mlx.models.compiled import CompiledModel
 from mobilellm_mlx.weights import Packing, QuantizationTable, read_quantization, unpack_tensors
 
 FOUR = {"group_size": 32, "bits": 4}
@@ -143,6 +144,18 @@ def test_float16_scales_stay_so_only_where_half_precision_is_fast(
     model = build_model(build_config(LLAMA), half, TABLE, "packed")
     assert model.dtype == expected
     assert model(IDS).dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("metal", CompiledModel), ("cuda", LanguageModel), ("cpu", LanguageModel)]
+)
+def test_only_metal_compiles_the_decode_step(
+    name: str, kind: type[LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "backend", lambda: BACKENDS[name])  # type: ignore[index]
+    for form in ("packed", "dense"):
+        model = build_model(build_config(LLAMA), packed_tensors(), TABLE, form)  # type: ignore[arg-type]
+        assert type(model) is kind
 
 
 def test_a_module_kept_unpacked_is_left_alone() -> None:

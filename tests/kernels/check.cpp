@@ -59,7 +59,7 @@ void check_products() {
   const Packed matrix{c.get(), s.get(), b.get(), rows, columns, bits, group};
   const auto y = exactly(std::vector<float>(tokens * rows, NAN));
   const Path& way = path();
-  if (tokens <= FEW) {
+  if (tokens <= path().most_few) {
     const auto size = way.prepared_floats(matrix);
     const auto prepared = exactly(std::vector<float>(size * tokens));
     for (Index t = 0; t < tokens; t++) {
@@ -96,18 +96,18 @@ void check_products() {
 void check_attention() {
   const Path& way = path();
   const Index dim = any(1, 40) * 2, seen = any(1, 70);
-  const int count = any(1, way.queries);
+  const int count = any(1, 40);
   const auto keys = exactly(floats(seen * dim)), values = exactly(floats(seen * dim));
   const auto queries = exactly(floats(count * dim));
   const auto out = exactly(std::vector<float>(count * dim));
-  const auto scores = exactly(std::vector<float>(way.queries * seen));
+  const auto room = exactly(std::vector<float>(way.attend_floats(count, seen, dim)));
   std::vector<Seeing> seeing;
   for (int q = 0; q < count; q++) {
     const Index first = any(0, int(seen) - 1);
     seeing.push_back(
         {queries.get() + q * dim, out.get() + q * dim, first, any(int(first) + 1, int(seen))});
   }
-  way.attend(seeing.data(), count, keys.get(), values.get(), dim, 0.2f, scores.get());
+  way.attend(seeing.data(), count, keys.get(), values.get(), dim, 0.2f, room.get());
   for (const auto& one : seeing) {
     std::vector<double> weights, mixed(dim);
     double total = 0;

@@ -39,7 +39,8 @@ def module(built: Path, home: Path) -> Iterator[Any]:
     """The kernels, running for this test."""
     directory = place.directory()
     directory.mkdir(parents=True, mode=0o700)
-    (directory / place.FILE).symlink_to(built)
+    for name in (place.FILE, place.LENGTH):
+        (directory / name).symlink_to(built.parent / name)
     package.kernels.cache_clear()
     found = package.kernels()
     assert found.module is not None, found.reason

@@ -57,8 +57,7 @@ def test_removing_them_leaves_nothing(module: Any, home: Path, run: Any) -> None
     [
         ("MOBILELLM_KERNELS", "none", "switched off"),
         ("MOBILELLM_KERNELS", "plain", "plain"),
-        ("MOBILELLM_THREADS", "3", "3 threads"),
-        ("MOBILELLM_THREADS", "many", "thread"),
+        ("MOBILELLM_THREADS", "1", "1 thread"),
     ],
 )
 def test_the_environment_chooses(
@@ -72,7 +71,8 @@ def test_the_environment_chooses(
 def test_what_others_could_have_written_is_not_loaded(built: Path, home: Path) -> None:
     directory = place.directory()
     directory.mkdir(parents=True, mode=0o700)
-    (directory / place.FILE).write_bytes(built.read_bytes())
+    for name in (place.FILE, place.LENGTH):
+        shutil.copy(built.parent / name, directory / name)
     (directory / place.FILE).chmod(0o722)
     found = package.kernels()
     assert found.module is None and "written by others" in found.reason
@@ -82,11 +82,42 @@ def test_a_damaged_file_is_a_reason_and_no_failure(home: Path) -> None:
     code = (
         "from mobilellm_mlx.kernels import kernels, place\n"
         "d = place.directory(); d.mkdir(parents=True, mode=0o700)\n"
-        "(d / place.FILE).write_bytes(b'no library')\n"
+        "(d / place.FILE).write_bytes(b'no library'); (d / place.LENGTH).write_text('10')\n"
         "print(kernels().module, kernels().reason)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("None") and "cannot be loaded" in done.stdout
+
+
+def test_a_part_of_a_file_is_not_loaded(module: Any, built: Path, run: Any) -> None:
+    """The system would end the program where it reads what is not there."""
+    path = place.directory() / place.FILE
+    path.unlink()
+    path.write_bytes(built.read_bytes()[:60_000])
+    package.kernels.cache_clear()
+    assert package.kernels().reason == "not built"
+    assert "mobilellm kernels --build" in run("kernels").out
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "2.5", "100000"])
+def test_a_wrong_number_of_threads_is_said_and_left_aside(
+    module: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    monkeypatch.setenv("MOBILELLM_THREADS", value)
+    package.kernels.cache_clear()
+    cores = package.usable_cores()
+    assert f"{cores} thread" in package.kernels().reason
+    assert f"MOBILELLM_THREADS={value} is none of 1 to {cores}" in caplog.text
+
+
+def test_what_killed_builds_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    for name in (".building-old", ".building-now", *(f"kernels{n}" for n in range(9))):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / ".building-old", (0, 0))
+    build._tidy(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert ".building-now" in left and ".building-old" not in left
+    assert len(left) == 1 + build._KEPT
 
 
 def test_other_sources_are_another_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -101,6 +132,30 @@ def test_without_a_compiler_building_says_so(monkeypatch: pytest.MonkeyPatch, ho
     with pytest.raises(MobileLLMError, match="no C\\+\\+ compiler `no-such-compiler`"):
         build.build()
     assert not (home / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "said", "hint"),
+    [
+        ("exit 0", "made nothing", "CXX says"),
+        (
+            "echo 'a.h:3: fatal error: Python.h: No such file' >&2; exit 1",
+            "Python.h",
+            "python3-dev",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_compiler_has_its_own_hint(
+    monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path, script: str, said: str, hint: str
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", os.fspath(compiler))
+    with pytest.raises(MobileLLMError, match=said) as caught:
+        build.build()
+    assert hint in str(caught.value.hint)
+    assert list((home / "cache" / "kernels").iterdir()) == []
 
 
 def test_a_compiler_that_fails_leaves_nothing(

@@ -12,7 +12,7 @@ import pytest
 from tiny import LLAMA, MOBILELLM, random_weights, write_model
 from tolerances import FP32_REORDERED, assert_close
 
-from mobilellm_mlx.backend import mx, nn
+from mobilellm_mlx.backend import mx, nn, tree_flatten
 from mobilellm_mlx.errors import ContextOverflow
 from mobilellm_mlx.loading import LoadOptions, load_model
 from mobilellm_mlx.models import LanguageModel, build_config
@@ -72,7 +72,7 @@ def assert_in_one_call(model: AcceleratedModel) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("path", range(3))
+@pytest.mark.parametrize("path", range(4))
 def test_it_computes_what_the_network_computes(module: Any, shape: str, path: int) -> None:
     module.choose(module.paths()[path % len(module.paths())])
     model = make(SHAPES[shape])
@@ -81,6 +81,37 @@ def test_it_computes_what_the_network_computes(module: Any, shape: str, path: in
         got = feed(model, model.hidden, lengths)
         assert_in_one_call(model)
         assert_close(got, want, FP32_REORDERED, f"{shape} in {lengths}")
+
+
+def test_the_time_in_the_one_call_is_known(module: Any) -> None:
+    model = make(LLAMA)
+    assert model.called_s is None
+    caches = model.make_cache()
+    model.hidden(ids(1), caches)
+    first = model.called_s
+    model.hidden(ids(1, 1), caches)
+    assert first is not None and model.called_s is not None
+    assert 0 < first < model.called_s < 60
+
+
+def test_the_one_call_reads_the_weights_where_they_lie(module: Any) -> None:
+    model = make(LLAMA | {"vocab_size": 20_000})  # far more than what else is made on the way
+    model.gather()
+    mx.eval(model.parameters())
+    held = mx.get_active_memory()
+    model.hidden(ids(1), model.make_cache())
+    assert_in_one_call(model)
+    assert mx.get_active_memory() - held < model.weight_bytes() / 2
+
+
+def test_packed_matrices_are_gathered_as_they_are(module: Any) -> None:
+    model, same = make(LLAMA), make(LLAMA)
+    model.gather()
+    mine, others = dict(tree_flatten(model.parameters())), dict(tree_flatten(same.parameters()))
+    assert mine.keys() == others.keys()
+    assert all(mx.array_equal(mine[name], others[name]).item() for name in mine)
+    assert mx.array_equal(model(ids(5)), same(ids(5))).item()
+    assert model.weight_bytes() == same.weight_bytes()
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 32), (8, 64)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from typing import Any
 
 import pytest
@@ -30,7 +32,7 @@ def reference(x: mx.array, matrix: Any, group: int, bits: int) -> mx.array:
     group=some.sampled_from([32, 64]),
     bits=some.sampled_from([4, 8]),
     tokens=some.integers(1, 40),
-    path=some.integers(0, 2),
+    path=some.integers(0, 3),
     threads=some.integers(1, 3),
 )
 def test_any_shape_gives_what_mlx_gives(
@@ -106,7 +108,7 @@ def plain_swiglu(gate: mx.array, up: mx.array) -> mx.array:
     return gate * mx.sigmoid(gate) * up
 
 
-@pytest.mark.parametrize("path", range(3))
+@pytest.mark.parametrize("path", range(4))
 def test_swiglu_is_what_its_formula_says(module: Any, path: int) -> None:
     module.choose(module.paths()[path % len(module.paths())])
     gate = mx.concatenate([mx.linspace(-120, 120, 997), mx.array([0.0, -1e4, 1e4])])
@@ -130,3 +132,99 @@ def test_paths_have_names_and_threads_a_number(module: Any) -> None:
         module.choose("sse9")
     module.set_threads(0)
     assert module.threads() == 1
+
+
+@pytest.mark.parametrize("path", range(4))
+@pytest.mark.parametrize("tokens", [1, 3, 20])
+def test_a_number_far_greater_than_the_others_does_not_drown_them(
+    module: Any, path: int, tokens: int
+) -> None:
+    module.choose(module.paths()[path % len(module.paths())])
+    codes, scales, biases = packed(40, 192, 32, 4)
+    x = mx.random.normal((tokens, 192))
+    x[:, 7] *= 3000  # as the first token of a text has it
+    got = module.quantized_matmul(x, codes, scales, biases, 32, 4)
+    whole = mx.dequantize(codes, mx.ones_like(scales), mx.zeros_like(biases), 32, 4)
+    with mx.stream(mx.cpu):
+        wide, parts = x.astype(mx.float64), []
+        for numbers, factors in ((whole, scales), (mx.ones_like(whole), biases)):
+            every = mx.repeat(factors, 32, axis=1).astype(mx.float64)
+            parts.append(numbers.astype(mx.float64) * every)
+        want = wide @ (parts[0] + parts[1]).T
+        size = mx.abs(wide) @ (mx.abs(parts[0]) + mx.abs(parts[1])).T
+        assert (mx.abs(got.astype(mx.float64) - want) / size).max().item() < 1e-6
+
+
+@pytest.mark.parametrize("path", range(4))
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("tokens", [1, 2, 20])
+def test_what_is_no_number_is_not_hidden(module: Any, path: int, bits: int, tokens: int) -> None:
+    module.choose(module.paths()[path % len(module.paths())])
+    matrix = packed(40, 64, 32, bits)
+    for wrong in (math.nan, math.inf, -math.inf):
+        x = mx.ones((tokens, 64))
+        x[0, 5] = wrong
+        got = module.quantized_matmul(x, *matrix, 32, bits)
+        assert not mx.isfinite(got[0]).any().item()
+        assert mx.isfinite(got[1:]).all().item()
+
+
+@pytest.mark.parametrize("path", range(4))
+@pytest.mark.parametrize("size", [0.0, 1e-42, 1e-37, 1e-30, 1e30])
+def test_small_and_great_numbers_are_multiplied_too(module: Any, path: int, size: float) -> None:
+    module.choose(module.paths()[path % len(module.paths())])
+    matrix = packed(40, 64, 32, 4)
+    x = mx.random.normal((1, 64)) * size
+    got = module.quantized_matmul(x, *matrix, 32, 4)
+    assert_close(got, reference(x, matrix, 32, 4), max(1e-5 * size, 1e-34), "product")
+
+
+def test_arrays_in_large_pages_are_the_same_arrays(module: Any) -> None:
+    arrays = [
+        *packed(48, 64, 32, 4),
+        mx.arange(7, dtype=mx.uint8),
+        mx.ones((3, 2)).T,
+        mx.zeros((0, 4)),
+    ]
+    pages = module.Pages(sum(array.nbytes for array in arrays), len(arrays))
+    taken = [pages.take(array) for array in arrays]
+    del pages
+    for old, new in zip(arrays, taken, strict=True):
+        assert new.shape == old.shape and new.dtype == old.dtype
+        assert mx.array_equal(new, old).item()
+    assert mx.array_equal(
+        taken[0][5:9] + 1, arrays[0][5:9] + 1
+    ).item()  # it is an array like others
+    with pytest.raises(ValueError, match="announced"):
+        module.Pages(8, 1).take(mx.zeros((100,)))
+
+
+def test_large_pages_hold_more_than_32_bits_can_count(module: Any) -> None:
+    array = mx.arange(1000)
+    taken = module.Pages(4 << 30, 1).take(array)  # what is not written takes no memory
+    assert mx.array_equal(taken, array).item()
+
+
+def test_pages_that_nothing_can_hold_are_an_error(module: Any) -> None:
+    with pytest.raises(MemoryError):
+        module.Pages(1 << 62, 1)
+
+
+def test_others_go_on_while_an_array_is_read_into_pages(module: Any) -> None:
+    """Weights come from a disk, and an interface must not stand still meanwhile."""
+    array = mx.ones((1 << 20,))
+    for _ in range(10):
+        array = mx.sin(array)
+    done, seen = threading.Event(), 0
+
+    def count() -> None:
+        nonlocal seen
+        while not done.wait(0.001):
+            seen += 1
+
+    other = threading.Thread(target=count)
+    other.start()
+    module.Pages(array.nbytes, 1).take(array)
+    done.set()
+    other.join()
+    assert seen > 20

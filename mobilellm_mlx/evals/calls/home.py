@@ -105,7 +105,7 @@ class Home:
         except ImportError as error:
             raise InvalidInput(
                 f"the sentences of Home Assistant are not here: {error}",
-                "install them with `pip install 'mobilellm-mlx[evals]'`",
+                "install them with `pip install home-assistant-intents==2026.10.27 hassil==3.12.1`",
             ) from error
         self.rules: dict[str, str] = self.data["expansion_rules"]
         self.lists: dict[str, Any] = self.data["lists"]

@@ -8,17 +8,20 @@ namespace mobilellm {
 
 extern const Path plain_path;
 #if defined(__x86_64__)
-extern const Path avx2_path, avx512_path;
+extern const Path avx2_path, avx512_path, vnni_path;
 #endif
 
 const Path* const* paths() {
-  static const Path* found[4] = {};
+  static const Path* found[5] = {};
   static const bool looked = [] {
     int count = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
+      if (__builtin_cpu_supports("avx512vnni")) {
+        found[count++] = &vnni_path;
+      }
       found[count++] = &avx512_path;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {

@@ -111,7 +111,7 @@ void multiply(const Packed& matrix, const float* x, Index tokens, float* y) {
 }
 
 void multiply(const Product* products, int count, const float* x, Index tokens) {
-  if (tokens > FEW) {
+  if (tokens > path().most_few) {
     for (int i = 0; i < count; i++) {
       multiply_many(*products[i].matrix, x, tokens, products[i].y);
     }

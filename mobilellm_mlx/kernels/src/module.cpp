@@ -10,6 +10,7 @@
 
 #include "matmul.h"
 #include "mlx/version.h"
+#include "pages.h"
 #include "stack.h"
 #include "threads.h"
 
@@ -23,7 +24,6 @@ NB_MODULE(_kernels, module) {
   nb::module_::import_("mlx.core"); // whose array type this one takes and gives
   module.attr("built_for") = std::to_string(MLX_VERSION_MAJOR) + "." +
       std::to_string(MLX_VERSION_MINOR) + "." + std::to_string(MLX_VERSION_PATCH);
-  module.attr("FEW") = FEW;
   module.def("takes", &takes, "bits"_a, "group"_a);
   module.def("paths", [] {
     std::vector<std::string> names;
@@ -51,6 +51,9 @@ NB_MODULE(_kernels, module) {
 
   module.def("swiglu", &swiglu, "gate"_a, "up"_a);
   module.def("own", &own, "array"_a);
+  nb::class_<Pages>(module, "Pages")
+      .def(nb::init<std::size_t, std::size_t>(), "bytes"_a, "count"_a)
+      .def("take", &Pages::take, "array"_a, nb::call_guard<nb::gil_scoped_release>());
 
   nb::class_<Matrix>(module, "Matrix")
       .def(

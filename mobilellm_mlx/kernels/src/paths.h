@@ -26,10 +26,6 @@ struct Packed {
   int group; // 32 or 64
 };
 
-// Few tokens are multiplied row by row, as fast as memory gives the rows; many by unpacking a tile
-// of rows once for all tokens.
-constexpr Index FEW = 4;
-
 // A query (E), the keys [first, last) that it sees, and where its answer (E) goes.
 struct Seeing {
   const float* query;
@@ -39,6 +35,10 @@ struct Seeing {
 
 struct Path {
   const char* name;
+
+  // Few tokens are multiplied row by row, as fast as memory gives the rows; more of them by
+  // unpacking a tile of rows once for all.
+  Index most_few;
 
   // Few tokens: rows [first, last) of y (T, rows) from prepared tokens.
   std::size_t (*prepared_floats)(const Packed&);
@@ -63,11 +63,11 @@ struct Path {
   void (*rms_norm)(const float* x, const float* weight, float eps, Index count, float* y);
   // x (count) = x * sigmoid(x) * up
   void (*swiglu)(float* x, const float* up, Index count);
-  // At most `queries` queries over keys and values (S, E) of the head they share. `scores` has room
-  // for `queries` floats for each of those keys that any of them sees.
-  int queries;
+  // Queries over keys and values (S, E) of the head they share; `room` has the floats that `count`
+  // queries need, where `seen` keys are seen by any of them.
+  std::size_t (*attend_floats)(int count, Index seen, Index dim);
   void (*attend)(const Seeing*, int count, const float* keys, const float* values, Index dim,
-                 float scale, float* scores);
+                 float scale, float* room);
 };
 
 // The paths this processor can take, best first; the last one runs everywhere.

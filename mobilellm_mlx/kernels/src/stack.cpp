@@ -11,24 +11,33 @@ namespace mobilellm {
 namespace {
 
 constexpr int MOST_KEPT = 256; // positions
-constexpr int PART = 16; // tokens whose attention is one piece of work
+constexpr int PART = 12; // tokens whose attention is one piece of work
 
+// Its numbers one after another: itself where they lie so, which MLX's own operation copies when they
+// are a small part of what was allocated at once.
+mx::array in_rows(mx::array array) {
+  array.eval();
+  if (!array.flags().row_contiguous) {
+    array = mx::contiguous(array, false, mx::Device::cpu);
+    array.eval();
+  }
+  return array;
 }
+
+} // namespace
 
 Matrix::Matrix(
     mx::array codes, mx::array scales, mx::array biases, int group, int bits,
     std::vector<Adapter> adapters)
-    : codes(mx::contiguous(codes, false, mx::Device::cpu)),
-      scales(mx::contiguous(scales, false, mx::Device::cpu)),
-      biases(mx::contiguous(biases, false, mx::Device::cpu)),
+    : codes(in_rows(codes)),
+      scales(in_rows(scales)),
+      biases(in_rows(biases)),
       adapters(std::move(adapters)) {
   require_packed(codes, scales, biases, group, bits);
-  mx::eval({this->codes, this->scales, this->biases});
   packed = mobilellm::packed(this->codes, this->scales, this->biases, group, bits);
   for (auto& [a, b, scale] : this->adapters) {
-    a = mx::contiguous(a, false, mx::Device::cpu);
-    b = mx::contiguous(b, false, mx::Device::cpu);
-    mx::eval({a, b});
+    a = in_rows(a);
+    b = in_rows(b);
     if (a.ndim() != 2 || b.ndim() != 2 || a.dtype() != mx::float32 || b.dtype() != mx::float32 ||
         a.shape(0) != packed.columns || b.shape(1) != packed.rows || a.shape(1) != b.shape(0)) {
       throw std::invalid_argument("an adapter does not fit its matrix");
@@ -248,12 +257,11 @@ void Stack::attend(const Attention& attention, Room& room, int offset, int run, 
       }
     }
     const Index at = kv_head * capacity * dim;
-    thread_local std::vector<float> scores;
-    scores.resize(std::max(scores.size(), std::size_t(path().queries * (room.start + to))));
-    for (std::size_t i = 0; i < all.size(); i += path().queries) {
-      const int count = int(std::min(all.size() - i, std::size_t(path().queries)));
-      path().attend(&all[i], count, keys + at, values + at, dim, scale, scores.data());
-    }
+    const auto floats = path().attend_floats(int(all.size()), room.start + to, dim);
+    thread_local std::vector<float> scratch;
+    scratch.resize(std::max(scratch.size(), floats));
+    path().attend(
+        all.data(), int(all.size()), keys + at, values + at, dim, scale, scratch.data());
   });
   const Step output[] = {{&attention.output, work.change.data()}};
   multiply(output, work.mixed.data(), work.tokens, run);

@@ -113,5 +113,46 @@ inline Floats spread(const float* scales, int count) {
   }
 }
 
+// Rows become columns.
+inline __attribute__((always_inline)) void transpose(Floats (&x)[LANES]) {
+  Ints low, high; // lanes of two vectors in turn: of their first halves, of their second ones
+  for (int i = 0; i < LANES; i++) {
+    low[i] = i / 2 + i % 2 * LANES;
+    high[i] = low[i] + LANES / 2;
+  }
+  for (int round = 1; round < LANES; round *= 2) {
+    Floats next[LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES / 2; i++) {
+      next[2 * i] = __builtin_shuffle(x[i], x[i + LANES / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(x[i], x[i + LANES / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+      x[i] = next[i];
+    }
+  }
+}
+
+// e^x within two units in the last place, by Cody and Waite's reduction and a polynomial.
+inline Floats exponential(Floats x) {
+  const Floats low = all(-87.0f), high = all(88.0f);
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const Floats shift = all(12582912.0f); // 1.5 * 2^23: adding it rounds to a whole number
+  const Floats n = (x * 1.44269504f + shift) - shift;
+  Floats r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  Floats p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return p * (Floats)power;
+}
+
 } // namespace
 } // namespace mobilellm

@@ -26,8 +26,7 @@ MAX_NAME = 64
 TICK_S = 0.05
 CLOSE_S = 10.0
 MISSING = (
-    "servers of tools need the package `mcp`, which is not installed "
-    "(pip install 'mobilellm-mlx[mcp]')"
+    "servers of tools need the package `mcp`, which is not installed (pip install 'mcp>=2.3,<3')"
 )
 _T = TypeVar("_T")
 

@@ -276,7 +276,7 @@ def test_without_the_package_a_hint_says_what_to_install(monkeypatch: pytest.Mon
     with Servers([rogue("fine")]) as servers:
         assert servers.tools() == []
         (problem,) = servers.problems
-        assert "pip install 'mobilellm-mlx[mcp]'" in problem
+        assert "pip install 'mcp>=2.3,<3'" in problem
         assert [(row.state, row.problem) for row in servers.rows()] == [("failed", problem)]
 
 
