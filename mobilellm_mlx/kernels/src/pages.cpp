@@ -1,6 +1,7 @@
 #include "pages.h"
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -13,6 +14,18 @@ namespace {
 constexpr std::size_t LINE = 64; // of a processor's cache
 constexpr std::uintptr_t PAGE = 2 << 20;
 
+// MLX's allocator for CPUs says nothing when there is no such room and counts it as in use from then
+// on: every operation would wait for the one before it. So the system is asked first, which costs
+// nothing. Without `volatile` a compiler may leave the asking out.
+auto room(std::size_t bytes) {
+  void* volatile trial = std::malloc(bytes);
+  if (trial == nullptr) {
+    throw std::bad_alloc();
+  }
+  std::free(trial);
+  return mx::allocator::malloc(bytes);
+}
+
 } // namespace
 
 // In lines, for MLX counts along an axis in 32 bits.
@@ -20,12 +33,8 @@ Pages::Pages(std::size_t bytes, std::size_t count)
     : Pages((bytes + LINE - 1) / LINE + count + 1) {}
 
 Pages::Pages(std::size_t lines)
-    : room_(mx::allocator::malloc(lines * LINE), {mx::ShapeElem(lines), mx::ShapeElem(LINE)},
-            mx::uint8),
+    : room_(room(lines * LINE), {mx::ShapeElem(lines), mx::ShapeElem(LINE)}, mx::uint8),
       used_(0) {
-  if (room_.data<char>() == nullptr) { // MLX says nothing of it on a CPU
-    throw std::bad_alloc();
-  }
 #if defined(MADV_HUGEPAGE)
   // Before anything is written: what is there already would stay where it is.
   const auto from = reinterpret_cast<std::uintptr_t>(room_.data<char>());
