@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mobilellm_mlx.cli import console
-from mobilellm_mlx.cli.eval_options import Loading, measuring_options, show
+from mobilellm_mlx.cli.eval_options import Loading, max_memory_option, measuring_options, show
 from mobilellm_mlx.cli.eval_progress import Stop
 from mobilellm_mlx.cli.eval_text import chance, print_table, say, scaled, with_error
 from mobilellm_mlx.cli.shared import load_options, require_text, resolve_model, resume_option
@@ -70,6 +70,7 @@ SAME = 1e-6
     "--plot", callback=require_text, metavar="PNG", help="Draw size against quality into a file."
 )
 @resume_option
+@max_memory_option
 @measuring_options
 def quant(
     models: tuple[str, ...],
@@ -81,6 +82,7 @@ def quant(
     speed: bool,
     plot: str | None,
     resume: bool,
+    max_memory: int | None,
     as_json: bool,
     loading: Loading,
 ) -> int:
@@ -111,6 +113,7 @@ def quant(
             measures_speed=speed,
             fresh=not resume,
             adapter=_find_adapter(loading, [reference, *candidates]),
+            max_memory=max_memory,
         )
         options = load_options(loading.context, loading.compute)
         found = measure_quant(candidates, reference, exam, options, cancel)

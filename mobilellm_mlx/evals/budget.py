@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilellm_mlx.errors import InsufficientMemory, InvalidOption, format_bytes
-from mobilellm_mlx.events import Event
+from mobilellm_mlx.events import Event, ModelLoaded
 
 if TYPE_CHECKING:
     from mobilellm_mlx.decoding.likelihood import Row
@@ -75,12 +75,14 @@ class Budget:
         weight_bytes: of the model as it lies in memory.
         config: of the model.
         item_bytes: of one activation.
+        other_bytes: of what else is held all the time.
     """
 
     max_bytes: int
     weight_bytes: int
     config: ModelConfig
     item_bytes: int
+    other_bytes: int = 0
 
     def batch_tokens(self, groups: Sequence[Group], most: int | None = None) -> int:
         """The ``batch_tokens`` with which judging these groups keeps to the budget.
@@ -97,18 +99,27 @@ class Budget:
         from mobilellm_mlx.decoding.likelihood import CPU_BATCH, GPU_BATCH, batches
 
         tokens = most or (CPU_BATCH if backend().name == "cpu" else GPU_BATCH)
-        room = self.max_bytes - self.weight_bytes
+        room = self.max_bytes - self.weight_bytes - self.other_bytes
         while tokens > 1:
             parts = batches(groups, tokens)
             if all(self.batch_bytes([groups[at] for at in part], tokens) <= room for part in parts):
                 return tokens
             tokens //= 2
-        self._require_room_for_each(groups)
+        self.require_room_for_each(groups)
         return 1
 
-    def _require_room_for_each(self, groups: Sequence[Group]) -> None:
-        """A batch of one token is a group alone."""
-        least = self.weight_bytes + max((self.batch_bytes([one], 1) for one in groups), default=0)
+    def require_room_for_each(self, groups: Sequence[Group], beside: int = 0) -> None:
+        """Make sure that each of some groups can be judged alone.
+
+        Args:
+            groups: to judge; a batch of one token is a group alone.
+            beside: bytes of what is done with it meanwhile.
+
+        Raises:
+            InsufficientMemory: when one cannot.
+        """
+        most = max((self.batch_bytes([one], 1) for one in groups), default=0)
+        least = self.weight_bytes + self.other_bytes + most + beside
         if least > self.max_bytes:
             raise InsufficientMemory(
                 f"judging needs {format_bytes(least)} ({format_bytes(self.weight_bytes)} are "
@@ -167,6 +178,22 @@ class Budget:
         return 2 * self.config.num_key_value_heads * self.config.head_dim * self.item_bytes
 
 
+def budget_of(info: ModelLoaded, max_bytes: int, other_bytes: int = 0) -> Budget:
+    """A bound on what a model, as it was loaded, and judging with it may hold.
+
+    Args:
+        info: of the model.
+        max_bytes: that MLX may hold.
+        other_bytes: of what it holds beside the model all the time.
+    """
+    from mobilellm_mlx.loading import read_json
+    from mobilellm_mlx.models import build_config
+
+    config = build_config(read_json(Path(info.path) / "config.json"))
+    item_bytes = info.kv_bytes_per_token // config.kv_bytes_per_token(1)
+    return Budget(max_bytes, info.weight_bytes, config, item_bytes, other_bytes)
+
+
 def within(engine: Engine, max_bytes: int | None) -> Judge:
     """An engine's ``judge`` that keeps to a budget.
 
@@ -176,14 +203,8 @@ def within(engine: Engine, max_bytes: int | None) -> Judge:
     """
     if max_bytes is None:
         return engine.judge
-    from mobilellm_mlx.loading import read_json
-    from mobilellm_mlx.models import build_config
-
-    info = engine.info
-    assert info is not None
-    config = build_config(read_json(Path(info.path) / "config.json"))
-    item_bytes = info.kv_bytes_per_token // config.kv_bytes_per_token(1)
-    budget = Budget(max_bytes, info.weight_bytes, config, item_bytes)
+    assert engine.info is not None
+    budget = budget_of(engine.info, max_bytes)
 
     def judge(groups: Sequence[Group], cancel: threading.Event) -> Iterator[Event]:
         return engine.judge(groups, cancel, batch_tokens=budget.batch_tokens(groups))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mobilellm_mlx.backend import mx
+from mobilellm_mlx.backend import mx, tree_flatten
 from mobilellm_mlx.decoding.likelihood import log_total
 from mobilellm_mlx.evals.task import Request, Response
 from mobilellm_mlx.models import LanguageModel
@@ -89,7 +89,7 @@ def diverge(
         vocab_size: width of both.
     """
     found = Divergence([], [], [], [])
-    at_once = max(1, LOGIT_BYTES // (_WIDE * 4 * vocab_size))
+    at_once = _at_once(vocab_size)
     for start in range(0, len(tokens), at_once):
         stop = min(start + at_once, len(tokens))
         before, after = (side(start, stop).astype(mx.float32) for side in (reference, candidate))
@@ -103,6 +103,16 @@ def diverge(
         found.losses.extend(losses[:scored])
         found.reference_losses.extend(others[:scored])
     return found
+
+
+def comparing_bytes(length: int, vocab_size: int) -> int:
+    """What comparing two models over a window of so many tokens takes beside its hidden states."""
+    return min(length, _at_once(vocab_size)) * _WIDE * 4 * vocab_size
+
+
+def _at_once(vocab_size: int) -> int:
+    """Positions whose logits are made together."""
+    return max(1, LOGIT_BYTES // (_WIDE * 4 * vocab_size))
 
 
 def _compare(logits: mx.array, others: mx.array, targets: mx.array) -> mx.array:
@@ -164,6 +174,10 @@ def _perplexity(losses: Sequence[float]) -> float | None:
 class Reference:
     """What is kept of a model that others are measured against: its blocks can be let go.
 
+    Attributes:
+        vocab_size: width of its logits.
+        head_bytes: of the matrix behind them.
+
     Args:
         model: the network.
     """
@@ -172,6 +186,7 @@ class Reference:
         self.vocab_size = model.config.vocab_size
         self._head = head_of(model)
         self._states: list[mx.array] = []
+        self.head_bytes = sum(array.nbytes for _, array in tree_flatten(_head_module(model)))
 
     def add(self, states: mx.array) -> None:
         """Keep the hidden states of the next window, (L, D)."""
@@ -191,10 +206,14 @@ def hidden(model: LanguageModel, window: Sequence[int]) -> mx.array:
 
 def head_of(model: LanguageModel) -> Callable[[mx.array], mx.array]:
     """From hidden states to logits, without holding the rest of the model."""
-    tied = model.config.tie_word_embeddings
+    module = _head_module(model)
     head: Callable[[mx.array], mx.array]
-    head = model.model.embed_tokens.as_linear if tied else model.lm_head
+    head = module.as_linear if model.config.tie_word_embeddings else module
     return head
+
+
+def _head_module(model: LanguageModel) -> Any:
+    return model.model.embed_tokens if model.config.tie_word_embeddings else model.lm_head
 
 
 def logits_of(head: Callable[[mx.array], mx.array], states: mx.array) -> Logits:

@@ -33,6 +33,7 @@ class Exam:
         measures_speed: whether to.
         fresh: ask everything again.
         adapter: directory of one that every model has on; None for none.
+        max_memory: bytes that MLX may hold, weights included; None for what suits the backend.
     """
 
     windows: Sequence[Sequence[int]]
@@ -43,6 +44,7 @@ class Exam:
     measures_speed: bool = True
     fresh: bool = False
     adapter: Path | None = None
+    max_memory: int | None = None
 
 
 def make_exam(directories: Sequence[Path], text: str, tokens: int = TOKENS) -> Exam:

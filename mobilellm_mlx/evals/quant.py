@@ -18,15 +18,17 @@ from typing import Any
 
 from mobilellm_mlx.adapters.wearing import Wardrobe
 from mobilellm_mlx.backend import allocation_errors, mx
-from mobilellm_mlx.decoding.likelihood import judge_all
+from mobilellm_mlx.decoding import likelihood
 from mobilellm_mlx.errors import InvalidInput
 from mobilellm_mlx.evals import speed
+from mobilellm_mlx.evals.budget import Budget, budget_of
 from mobilellm_mlx.evals.choice.task import ChoiceAnswerer
 from mobilellm_mlx.evals.divergence import (
     Distance,
     Divergence,
     DivergenceTask,
     Reference,
+    comparing_bytes,
     distance,
     diverge,
     head_of,
@@ -162,6 +164,7 @@ class _Bench:
         """Measure the reference and keep what comparisons need of it."""
         loaded = self._load(directory)
         row = _begun(name, loaded, is_reference=True)
+        self._require_room(loaded)
         found = yield from self._read(name, loaded)
         self._choices = yield from self._chosen(name, loaded)
         if self.cancel.is_set():
@@ -174,6 +177,7 @@ class _Bench:
         """Measure a model beside the reference."""
         loaded = self._load(directory)
         row = _begun(name, loaded, is_reference=False)
+        self._require_room(loaded)
         task = DivergenceTask(self._exam.windows, self._exam.data_sha256, self._against)
         subject = Subject(loaded.info.model, loaded.info.fingerprint, loaded.info.adapter)
         with allocation_errors("comparing"):
@@ -203,6 +207,28 @@ class _Bench:
         dressed = wardrobe.dressed(self._exam.adapter, force=True)
         wardrobe.wear(dressed)
         return dressed
+
+    def _budget(self, loaded: LoadedModel) -> Budget | None:
+        """What judging with a model may hold, if there is a bound; what stays of the reference is
+        part of it."""
+        if self._exam.max_memory is None:
+            return None
+        config = loaded.model.config
+        states = sum(map(len, self._windows)) * config.hidden_size * loaded.model.dtype.size
+        is_candidate = loaded.info.fingerprint != self._against
+        head = self._reference.head_bytes if self._reference and is_candidate else 0
+        return budget_of(loaded.info, self._exam.max_memory, states + head)
+
+    def _require_room(self, loaded: LoadedModel) -> None:
+        """Make sure that a model can read the windows within the budget.
+
+        Raises:
+            InsufficientMemory: when it cannot.
+        """
+        if (budget := self._budget(loaded)) is not None:
+            window = likelihood.Row(tuple(self._windows[0]), 1)
+            compared = comparing_bytes(len(window.tokens), loaded.model.config.vocab_size)
+            budget.require_room_for_each([[window]], compared)
 
     def measure_speeds(self) -> Iterator[Event]:
         """Measure every model once, then all of them again: what else the machine is at in the
@@ -270,12 +296,14 @@ class _Bench:
 
     def _chosen(self, name: str, loaded: LoadedModel) -> Steps[Event, None, list[EvalResult]]:
         """Results of the tasks, which go on from those of ``mobilellm eval choice``."""
-        info, exam = loaded.info, self._exam
+        info, exam, budget = loaded.info, self._exam, self._budget(loaded)
         subject = Subject(
             info.model, info.fingerprint, info.adapter, {"context": info.context_limit}
         )
         answer = ChoiceAnswerer(
-            lambda groups, cancel: judge_all(loaded.model, groups, cancel),
+            lambda groups, cancel: likelihood.judge_all(
+                loaded.model, groups, cancel, budget.batch_tokens(groups) if budget else None
+            ),
             loaded.tokenizer,
             info.context_limit,
             self.cancel,

@@ -12,7 +12,8 @@ from tiny import LLAMA, write_model
 
 import mobilellm_mlx.evals.quant as module
 from mobilellm_mlx.backend import mx
-from mobilellm_mlx.errors import InvalidInput, ModelNotFound
+from mobilellm_mlx.errors import InsufficientMemory, InvalidInput, ModelNotFound
+from mobilellm_mlx.evals.budget import parse_memory
 from mobilellm_mlx.evals.choice.question import Question
 from mobilellm_mlx.evals.choice.task import ChoiceTask
 from mobilellm_mlx.evals.divergence import WINDOW
@@ -129,6 +130,38 @@ def test_choices_are_compared_question_by_question(models: tuple[Path, Path]) ->
     assert {one.task for one in stored_results()[0]} == {"colours", "divergence"}
     again = run(*models, tasks=[colours()], questions=5)
     assert any(isinstance(e, Notice) and "whole: colours: 5 of 5" in e.text for e in again)
+
+
+def test_what_is_held_stays_within_a_budget(tmp_path: Path) -> None:
+    raw = {**LLAMA, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 8}
+    made = [write_model(tmp_path / name, raw) for name in ("one", "two")]
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    long = ChoiceTask("long", [long_question(n) for n in range(8)], "1" * 64, {"form": "lm-eval"})
+
+    def peak(**values: Any) -> int:
+        mx.reset_peak_memory()
+        assert len(rows(run(*made, tasks=[long], fresh=True, **values))) == 2
+        return mx.get_peak_memory() - before
+
+    freely, least, refused = peak(), 1_000_000, 0
+    while True:
+        try:
+            held = peak(max_memory=least)
+        except InsufficientMemory as error:  # for the text, for answers, of one model or the other
+            assert error.hint is not None
+            enough = parse_memory(error.hint.split("`")[1].split()[1])
+            assert enough > least
+            least, refused = enough, refused + 1
+        else:
+            break
+    assert refused
+    assert held <= least < 0.8 * freely
+
+
+def long_question(number: int) -> Question:
+    begun = f"{number} is a number, as everybody knows, and so are many others; " * 2
+    return Question(((begun, " yes" * 9), (begun, " no" * 9)), 0, (4, 3))
 
 
 def test_speed_is_measured_with_a_warm_up(
