@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "paths.h"
 #include "tiles.h"
@@ -23,8 +24,10 @@ inline Floats pairs(Floats a, Floats b) {
 }
 
 // In lane i the sum of `x[i]`.
-inline Floats sums(Floats (&x)[LANES]) {
+inline __attribute__((always_inline)) Floats sums(Floats (&x)[LANES]) {
+#pragma GCC unroll 4
   for (int count = LANES; count > 1; count /= 2) {
+#pragma GCC unroll 8
     for (int i = 0; i < count / 2; i++) {
       x[i] = pairs(x[2 * i], x[2 * i + 1]);
     }
@@ -35,49 +38,78 @@ inline Floats sums(Floats (&x)[LANES]) {
 // Queries that are answered together, so that they share what is read of keys and values.
 constexpr int QUERIES = LANES / 4;
 
-// scores (QUERIES, S) of four keys at a time: as many sums as a vector has lanes.
+// Keys and values are asked for so many floats before they are used: they lie in small pages, and at
+// the end of each a processor's own foresight begins anew.
+constexpr Index AHEAD_OF_KEYS = 512;
+
+constexpr int KEYS = 4; // at a time: with QUERIES of them as many sums as a vector has lanes
+
+// products += queries (QUERIES) times keys (KEYS, dim), one vector of each.
+inline __attribute__((always_inline)) void multiply_keys(
+    const Floats (&queries)[QUERIES], const Floats (&keys)[KEYS], Floats (&products)[LANES]) {
+#pragma GCC unroll 4
+  for (int q = 0; q < QUERIES; q++) {
+#pragma GCC unroll 4
+    for (int key = 0; key < KEYS; key++) {
+      products[KEYS * q + key] += queries[q] * keys[key];
+    }
+  }
+}
+
+// scores (QUERIES, S) of `count` queries.
 void score(const Seeing* seeing, int count, const float* keys, Index seen, Index dim, float scale,
            float* scores) {
   const float* queries[QUERIES];
   for (int q = 0; q < QUERIES; q++) {
     queries[q] = seeing[std::min(q, count - 1)].query;
   }
-  Index s = 0;
-  for (; s + 4 <= seen; s += 4) {
-    Floats products[LANES] = {};
+  for (Index s = 0; s < seen; s += KEYS) {
+    const float* rows[KEYS]; // the last one again where there are no more
+#pragma GCC unroll 4
+    for (int key = 0; key < KEYS; key++) {
+      rows[key] = keys + std::min(s + key, seen - 1) * dim;
+    }
+    Floats products[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+      products[i] = Floats{};
+    }
+    Floats own[QUERIES], others[KEYS];
     Index i = 0;
     for (; i + LANES <= dim; i += LANES) {
-      Floats own[QUERIES];
+#pragma GCC unroll 4
       for (int q = 0; q < QUERIES; q++) {
         own[q] = load(queries[q] + i);
       }
 #pragma GCC unroll 4
-      for (int key = 0; key < 4; key++) {
-        const Floats other = load(keys + (s + key) * dim + i);
-        for (int q = 0; q < QUERIES; q++) {
-          products[4 * q + key] += own[q] * other;
-        }
+      for (int key = 0; key < KEYS; key++) {
+        others[key] = load(rows[key] + i);
+        __builtin_prefetch(rows[key] + i + AHEAD_OF_KEYS);
       }
+      multiply_keys(own, others, products);
     }
-    for (; i < dim; i++) {
-      for (int lane = 0; lane < LANES; lane++) {
-        products[lane][0] += queries[lane / 4][i] * keys[(s + lane % 4) * dim + i];
+    if (i < dim) {
+#pragma GCC unroll 4
+      for (int q = 0; q < QUERIES; q++) {
+        own[q] = load(queries[q] + i, int(dim - i));
       }
+#pragma GCC unroll 4
+      for (int key = 0; key < KEYS; key++) {
+        others[key] = load(rows[key] + i, int(dim - i));
+      }
+      multiply_keys(own, others, products);
     }
     const Floats totals = sums(products) * scale;
-    for (int q = 0; q < QUERIES; q++) {
-      for (int key = 0; key < 4; key++) {
-        scores[q * seen + s + key] = totals[4 * q + key];
+    const auto* const each = reinterpret_cast<const float*>(&totals);
+    if (s + KEYS <= seen) {
+#pragma GCC unroll 4
+      for (int q = 0; q < QUERIES; q++) {
+        std::memcpy(scores + q * seen + s, each + KEYS * q, KEYS * sizeof(float));
       }
-    }
-  }
-  for (; s < seen; s++) {
-    for (int q = 0; q < QUERIES; q++) {
-      float product = 0;
-      for (Index i = 0; i < dim; i++) {
-        product += queries[q][i] * keys[s * dim + i];
+    } else {
+      for (int q = 0; q < QUERIES; q++) {
+        std::copy(each + KEYS * q, each + KEYS * q + seen - s, scores + q * seen + s);
       }
-      scores[q * seen + s] = product * scale;
     }
   }
 }
@@ -127,6 +159,7 @@ void mix_columns(const Seeing* seeing, int count, const float* weights, Index st
 #pragma GCC unroll 4
     for (int i = 0; i < VECTORS; i++) {
       const Floats value = load(values + s * dim + at + i * LANES);
+      __builtin_prefetch(values + s * dim + at + i * LANES + AHEAD_OF_KEYS);
 #pragma GCC unroll 8
       for (int q = 0; q < ROWS; q++) {
         mixed[q][i] += value * own[q][s];

@@ -53,17 +53,21 @@ void prepare(const Packed& matrix, const float* x, float* prepared) {
 }
 
 inline void ask_for(const std::uint32_t* codes) {
-  __builtin_prefetch(codes + 2048 / 4);
+  __builtin_prefetch(codes + 8192 / 4);
 }
 
 template <int BITS>
 constexpr int ROWS = BITS == 4 ? 2 : 1; // at once for one token, as measured
 
-// total += scale * the products of R rows' words from `word` with T tokens.
+// Floats of a prepared token for one vector of words.
+template <int BITS>
+constexpr Index STEP = BLOCK<BITS>;
+
+// total += scale * the products of R rows' words with what T tokens have for them.
 template <int BITS, int R, int T>
 inline __attribute__((always_inline)) void multiply_block(
-    const Words (&words)[R], const float* prepared, Index stride, Index word,
-    const Floats (&scale)[R], Floats (&total)[R][T]) {
+    const Words (&words)[R], const float* prepared, Index stride, const Floats (&scale)[R],
+    Floats (&total)[R][T]) {
   constexpr int parts = R * T < 4 ? 2 : 1; // no sum should wait for the one before
   Floats part[R][T][parts];
 #pragma GCC unroll 4
@@ -76,13 +80,12 @@ inline __attribute__((always_inline)) void multiply_block(
       }
     }
   }
-  const float* x = prepared + word * PER_WORD<BITS>;
 #pragma GCC unroll 8
   for (int i = 0; i < PER_WORD<BITS>; i++) {
     Floats input[T];
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
-      input[t] = load(x + t * stride + i * LANES);
+      input[t] = load(prepared + t * stride + i * LANES);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {

@@ -105,7 +105,7 @@ void prepare(const Packed& matrix, const float* x, float* prepared) {
 // Weights are asked for so many bytes before they are used, as far as the second cache: they come no
 // faster than that, and the first one is for the token.
 inline void ask_for(const std::uint32_t* codes) {
-  __builtin_prefetch(codes + 16384 / 4, 0, 2);
+  __builtin_prefetch(codes + 12288 / 4, 0, 2);
 }
 
 template <int BITS>
@@ -142,17 +142,20 @@ inline __attribute__((always_inline)) Floats products(Words words, const Byte* p
   }
 }
 
-// total += scale * the products of R rows' words from `word` with T tokens.
+// Floats of a prepared token for one vector of words.
+template <int BITS>
+constexpr Index STEP = BLOCK_BYTES<BITS> / sizeof(float);
+
+// total += scale * the products of R rows' words with what T tokens have for them.
 template <int BITS, int R, int T>
 inline __attribute__((always_inline)) void multiply_block(
-    const Words (&words)[R], const float* prepared, Index stride, Index word,
-    const Floats (&scale)[R], Floats (&total)[R][T]) {
+    const Words (&words)[R], const float* prepared, Index stride, const Floats (&scale)[R],
+    Floats (&total)[R][T]) {
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++) {
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
-      const auto* const block = reinterpret_cast<const Byte*>(prepared + t * stride) +
-          word / LANES * BLOCK_BYTES<BITS>;
+      const auto* const block = reinterpret_cast<const Byte*>(prepared + t * stride);
       const Floats units = load(reinterpret_cast<const float*>(block + PLANES * BLOCK<BITS>));
       total[r][t] += products<BITS>(words[r], block) * (units * scale[r]);
     }

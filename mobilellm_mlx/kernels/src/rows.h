@@ -12,15 +12,40 @@
 namespace mobilellm {
 namespace {
 
+constexpr Index LINE = 16; // floats of a line of a processor's cache
+// Scales and biases are asked for so many floats before they are used, in step with the codes: left
+// to the processor, which sees three streams at once, they come late.
+constexpr Index AHEAD = 768;
+
+// What all rows of a matrix have in common.
+struct Row {
+  Index words, groups;
+  Index whole; // vectors of words in a row
+  int rest; // words behind them
+  Index stride, sums; // of prepared tokens: from one to the next, to the sums of its groups
+
+  explicit Row(const Packed& matrix)
+      : words(matrix.columns * matrix.bits / 32),
+        groups(matrix.columns / matrix.group),
+        whole(words / LANES),
+        rest(int(words % LANES)),
+        stride(prepared_floats(matrix)),
+        sums(sums_at(matrix)) {}
+};
+
 // R rows of the matrix with T tokens.
 template <int BITS, int GROUP, int R, int T>
 inline __attribute__((always_inline)) void multiply(
-    const Packed& matrix, const float* prepared, float* y, Index row) {
+    const Packed& matrix, const Row& all, const float* prepared, float* y, Index row) {
   constexpr Index per_group = GROUP / PER_WORD<BITS>; // words
-  const Index words = matrix.columns / PER_WORD<BITS>, groups = matrix.columns / GROUP;
-  const Index stride = prepared_floats(matrix);
-  const std::uint32_t* const codes = matrix.codes + row * words;
-  const float* const scales = matrix.scales + row * groups;
+  constexpr int most = LANES > per_group ? LANES / per_group : 1; // groups of a vector
+  const std::uint32_t* codes = matrix.codes + row * all.words;
+  const float* const scales = matrix.scales + row * all.groups;
+  const float* const biases = matrix.biases + row * all.groups;
+  for (Index group = 0; group < R * all.groups; group += LINE) {
+    __builtin_prefetch(scales + group + AHEAD);
+    __builtin_prefetch(biases + group + AHEAD);
+  }
   Floats total[R][T];
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++) {
@@ -29,48 +54,44 @@ inline __attribute__((always_inline)) void multiply(
       total[r][t] = Floats{};
     }
   }
-  const auto add = [&](Index word, const Words(&packed)[R], int held)
-                       __attribute__((always_inline)) {
-    Floats scale[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-      scale[r] = spread<BITS, GROUP>(
-          scales + r * groups + word / per_group, (held + per_group - 1) / per_group);
-    }
-    multiply_block<BITS>(packed, prepared, stride, word, scale, total);
-  };
+  const float* x = prepared;
   Words packed[R];
-  Index word = 0;
-  for (; word + LANES <= words; word += LANES) {
+  Floats scale[R];
+  for (Index i = 0; i < all.whole; i++) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      packed[r] = load_words(codes + r * words + word);
-      ask_for(codes + r * words + word);
+      packed[r] = load_words(codes + r * all.words);
+      ask_for(codes + r * all.words);
+      scale[r] = spread<BITS, GROUP>(scales + r * all.groups + i * LANES / per_group, most);
     }
-    add(word, packed, LANES);
+    multiply_block<BITS>(packed, x, all.stride, scale, total);
+    codes += LANES;
+    x += STEP<BITS>;
   }
-  if (word < words) {
+  if (all.rest) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      packed[r] = load_words(codes + r * words + word, int(words - word));
-      ask_for(codes + r * words + word);
+      packed[r] = load_words(codes + r * all.words, all.rest);
+      ask_for(codes + r * all.words);
+      scale[r] = spread<BITS, GROUP>(
+          scales + r * all.groups + all.whole * LANES / per_group,
+          int((all.rest + per_group - 1) / per_group));
     }
-    add(word, packed, int(words - word));
+    multiply_block<BITS>(packed, x, all.stride, scale, total);
   }
-  const float* const sums = prepared + sums_at(matrix);
-  const float* const biases = matrix.biases + row * groups;
+  const float* const sums = prepared + all.sums;
 #pragma GCC unroll 4
   for (int r = 0; r < R; r++) {
 #pragma GCC unroll 4
     for (int t = 0; t < T; t++) {
       Index group = 0;
-      for (; group + LANES <= groups; group += LANES) {
-        total[r][t] += load(biases + r * groups + group) * load(sums + t * stride + group);
+      for (; group + LANES <= all.groups; group += LANES) {
+        total[r][t] += load(biases + r * all.groups + group) * load(sums + t * all.stride + group);
       }
-      if (group < groups) {
-        const int rest = int(groups - group);
+      if (group < all.groups) {
+        const int rest = int(all.groups - group);
         total[r][t] +=
-            load(biases + r * groups + group, rest) * load(sums + t * stride + group, rest);
+            load(biases + r * all.groups + group, rest) * load(sums + t * all.stride + group, rest);
       }
       y[t * matrix.rows + row + r] = sum(total[r][t]);
     }
@@ -79,11 +100,12 @@ inline __attribute__((always_inline)) void multiply(
 
 template <int BITS, int GROUP, int R, int T>
 void multiply_rows(const Packed& matrix, const float* prepared, float* y, Index first, Index last) {
+  const Row all(matrix);
   for (; first + R <= last; first += R) {
-    multiply<BITS, GROUP, R, T>(matrix, prepared, y, first);
+    multiply<BITS, GROUP, R, T>(matrix, all, prepared, y, first);
   }
   for (; first < last; first++) {
-    multiply<BITS, GROUP, 1, T>(matrix, prepared, y, first);
+    multiply<BITS, GROUP, 1, T>(matrix, all, prepared, y, first);
   }
 }
 
