@@ -63,7 +63,7 @@ void check_products() {
     const auto size = way.prepared_floats(matrix);
     const auto prepared = exactly(std::vector<float>(size * tokens));
     for (Index t = 0; t < tokens; t++) {
-      way.prepare(matrix, in.get() + t * columns, prepared.get() + t * size);
+      way.prepare(matrix, in.get() + t * columns, tokens, prepared.get() + t * size);
     }
     const Index pieces = (rows + 15) / 16;
     Threads::shared().run(pieces, [&](Index piece) {

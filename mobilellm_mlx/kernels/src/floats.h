@@ -25,7 +25,7 @@ std::size_t prepared_floats(const Packed& matrix) {
   return (floats + 15) / 16 * 16; // whole cache lines, so that no vector of the next one lies in two
 }
 
-void prepare(const Packed& matrix, const float* x, float* prepared) {
+void prepare(const Packed& matrix, const float* x, Index, float* prepared) {
   const int per_word = 32 / matrix.bits;
   const Index block = LANES * per_word;
   const Index whole = matrix.columns / block * block;

@@ -48,7 +48,7 @@ void multiply_few(const Product* products, int count, const float* x, Index toke
   const std::size_t size = way.prepared_floats(first);
   float* prepared = scratch(size * tokens, 0);
   for (Index t = 0; t < tokens; t++) {
-    way.prepare(first, x + t * first.columns, prepared + t * size);
+    way.prepare(first, x + t * first.columns, tokens, prepared + t * size);
   }
   Index pieces = 0;
   for (int i = 0; i < count; i++) {

@@ -40,9 +40,10 @@ struct Path {
   // unpacking a tile of rows once for all.
   Index most_few;
 
-  // Few tokens: rows [first, last) of y (T, rows) from prepared tokens.
+  // Few tokens: rows [first, last) of y (T, rows) from prepared tokens, each of which is told how
+  // many they are.
   std::size_t (*prepared_floats)(const Packed&);
-  void (*prepare)(const Packed&, const float* x, float* prepared);
+  void (*prepare)(const Packed&, const float* x, Index tokens, float* prepared);
   void (*few)(
       const Packed&, const float* prepared, Index tokens, float* y, Index first, Index last);
 

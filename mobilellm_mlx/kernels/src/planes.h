@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "paths.h"
 #include "vectors.h"
@@ -22,6 +23,17 @@ constexpr float MOST = 127 * 65536; // three signed bytes hold a little more: ro
 
 using Byte = std::int8_t;
 
+// Whether rows end in the middle of a vector of words, so that two of them are as many whole ones.
+bool pairs_rows(const Packed& matrix) {
+  return matrix.bits == 4 && matrix.columns / PER_WORD<4> % LANES == LANES / 2;
+}
+
+// Of a prepared token.
+Index blocks(const Packed& matrix) {
+  const Index words = matrix.columns * matrix.bits / 32;
+  return pairs_rows(matrix) ? 2 * words / LANES : (words + LANES - 1) / LANES;
+}
+
 // Bytes of a token for one block of weights: planes, the highest bytes first and each in the order
 // of the codes, and then for every lane what a unit of its group is.
 template <int BITS>
@@ -29,14 +41,13 @@ constexpr Index BLOCK_BYTES = PLANES * BLOCK<BITS> + LANES * sizeof(float);
 
 // Where the sums of a prepared token begin: floats of all its blocks.
 Index sums_at(const Packed& matrix) {
-  const Index words = matrix.columns * matrix.bits / 32;
   const Index bytes = matrix.bits == 4 ? BLOCK_BYTES<4> : BLOCK_BYTES<8>;
-  return (words + LANES - 1) / LANES * bytes / sizeof(float);
+  return blocks(matrix) * bytes / sizeof(float);
 }
 
-// A prepared token: its blocks, then the sums of its groups.
+// A prepared token: its blocks, then the sums of its groups; of both rows where they go in pairs.
 std::size_t prepared_floats(const Packed& matrix) {
-  const Index floats = sums_at(matrix) + matrix.columns / matrix.group;
+  const Index floats = sums_at(matrix) + 2 * matrix.columns / matrix.group;
   return (floats + 15) / 16 * 16; // whole cache lines, so that no vector of the next one lies in two
 }
 
@@ -78,9 +89,9 @@ inline void prepare_block(
 }
 
 template <int BITS>
-void prepare(const Packed& matrix, const float* x, float* prepared) {
+void prepare(const Packed& matrix, Index sums_at, const float* x, float* prepared) {
   auto* block = reinterpret_cast<Byte*>(prepared);
-  float* sums = prepared + sums_at(matrix);
+  float* sums = prepared + sums_at;
   float units[BLOCK<BITS> / 32];
   for (Index start = 0; start < matrix.columns; start += BLOCK<BITS>, block += BLOCK_BYTES<BITS>) {
     const Index count = std::min(BLOCK<BITS>, matrix.columns - start);
@@ -98,8 +109,17 @@ void prepare(const Packed& matrix, const float* x, float* prepared) {
   }
 }
 
-void prepare(const Packed& matrix, const float* x, float* prepared) {
-  (matrix.bits == 4 ? prepare<4> : prepare<8>)(matrix, x, prepared);
+void prepare(const Packed& matrix, const float* x, Index tokens, float* prepared) {
+  if (tokens == 1 && pairs_rows(matrix)) {
+    thread_local std::vector<float> twice;
+    twice.assign(x, x + matrix.columns);
+    twice.insert(twice.end(), x, x + matrix.columns);
+    Packed pair = matrix;
+    pair.columns *= 2;
+    prepare<4>(pair, sums_at(matrix), twice.data(), prepared);
+  } else {
+    (matrix.bits == 4 ? prepare<4> : prepare<8>)(matrix, sums_at(matrix), x, prepared);
+  }
 }
 
 // Weights are asked for so many bytes before they are used, as far as the second cache: they come no

@@ -109,9 +109,81 @@ void multiply_rows(const Packed& matrix, const float* prepared, float* y, Index 
   }
 }
 
+#if defined(__AVX512VNNI__)
+// Two rows that together are whole vectors of words, with one token.
+template <int GROUP>
+inline __attribute__((always_inline)) void multiply_pair(
+    const Packed& matrix, const Row& all, const float* prepared, float* y, Index row) {
+  constexpr Index per_group = GROUP / PER_WORD<4>;
+  constexpr int most = LANES / per_group;
+  const std::uint32_t* codes = matrix.codes + row * all.words;
+  const float* scales = matrix.scales + row * all.groups;
+  const float* const biases = matrix.biases + row * all.groups;
+  for (Index group = 0; group < 2 * all.groups; group += LINE) {
+    __builtin_prefetch(scales + group + AHEAD);
+    __builtin_prefetch(biases + group + AHEAD);
+  }
+  const auto add = [&](Floats& total) __attribute__((always_inline)) {
+    const Words packed[1] = {load_words(codes)};
+    const Floats scale[1] = {spread<4, GROUP>(scales, most)};
+    Floats sum[1][1] = {{total}};
+    ask_for(codes);
+    multiply_block<4>(packed, prepared, 0, scale, sum);
+    total = sum[0][0];
+    codes += LANES;
+    scales += most;
+    prepared += STEP<4>;
+  };
+  const float* const sums = prepared + all.sums;
+  Floats first{}, both{}, second{};
+  for (Index i = 0; i < all.whole; i++) {
+    add(first);
+  }
+  add(both);
+  for (Index i = 0; i < all.whole; i++) {
+    add(second);
+  }
+  Words low;
+  for (int i = 0; i < LANES; i++) {
+    low[i] = i < LANES / 2 ? ~0u : 0;
+  }
+  first += (Floats)((Words)both & low);
+  second += (Floats)((Words)both & ~low);
+  Index group = 0;
+  for (; group + LANES <= all.groups; group += LANES) {
+    first += load(biases + group) * load(sums + group);
+    second += load(biases + all.groups + group) * load(sums + group);
+  }
+  if (group < all.groups) {
+    const int rest = int(all.groups - group);
+    first += load(biases + group, rest) * load(sums + group, rest);
+    second += load(biases + all.groups + group, rest) * load(sums + group, rest);
+  }
+  y[row] = sum(first);
+  y[row + 1] = sum(second);
+}
+
+template <int GROUP>
+void multiply_pairs(
+    const Packed& matrix, const float* prepared, float* y, Index first, Index last) {
+  const Row all(matrix);
+  for (; first + 2 <= last; first += 2) {
+    multiply_pair<GROUP>(matrix, all, prepared, y, first);
+  }
+  if (first < last) {
+    multiply<4, GROUP, 1, 1>(matrix, all, prepared, y, first);
+  }
+}
+#endif
+
 template <int BITS, int GROUP>
 void few(
     const Packed& matrix, const float* prepared, Index tokens, float* y, Index first, Index last) {
+#if defined(__AVX512VNNI__)
+  if (BITS == 4 && tokens == 1 && pairs_rows(matrix)) {
+    return multiply_pairs<GROUP>(matrix, prepared, y, first, last);
+  }
+#endif
   const auto run = [&](auto multiply, Index count) {
     multiply(matrix, prepared, y, first, last);
     prepared += count * prepared_floats(matrix);
