@@ -83,6 +83,7 @@ class Ours:
             "weight_bytes": self._model.weight_bytes(),
             "step_bytes": step_bytes(self._model),
             "item_bytes": self._model.dtype.size,
+            "kv_bytes_per_token": self._model.kv_bytes_per_token(),
             "load_s": load_s,
             "init_s": init_s,
             "execute_s": [self._step(caches) for _ in range(_STEPS)],

@@ -11,6 +11,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mobilellm_mlx.backend import available_memory_bytes
 from mobilellm_mlx.benchmark.machine import describe_machine, iter_busy, thermal_state
 from mobilellm_mlx.benchmark.peers import OURS, PEERS, NotInstalled, Place, our_command
 from mobilellm_mlx.benchmark.plan import Case, Plan
@@ -24,7 +25,7 @@ from mobilellm_mlx.benchmark.results import (
 )
 from mobilellm_mlx.benchmark.spread import spread
 from mobilellm_mlx.benchmark.wire import Child, number, numbers
-from mobilellm_mlx.errors import EngineError, InvalidOption
+from mobilellm_mlx.errors import EngineError, InsufficientMemory, InvalidOption, format_bytes
 from mobilellm_mlx.events import BenchRun, BenchSummary, Event, Notice, Progress
 
 START_S = 120.0
@@ -32,6 +33,10 @@ START_S = 120.0
 spinning take for ever on a machine where something else runs."""
 SLOW_S = 30.0
 """A program that takes longer for one case is asked for it once: the first time counts."""
+
+
+_OURS = ("context", "step_bytes", "weight_bytes", "item_bytes", "kv_bytes_per_token")
+"""What ours says of itself besides, in whole numbers."""
 
 
 @dataclass(slots=True)
@@ -65,6 +70,7 @@ def iter_bench(
 
     Raises:
         InvalidOption: when the model's context does not hold the longest case.
+        InsufficientMemory: when a case has more keys and values than memory holds.
         EngineError: when ours fails. A peer that fails is left out, with a notice.
     """
     started, machine = time.perf_counter(), describe_machine()
@@ -81,6 +87,7 @@ def iter_bench(
                 f"{ours.about['context']:,}",
                 "take shorter prompts, a smaller depth or fewer tokens",
             )
+        _require_room(plan, ours.about["kv_bytes_per_token"])
         asked = [ours]
         place = replace(place, on_gpu=ours.about.get("backend") != "cpu")
         for peer in peers:
@@ -104,6 +111,25 @@ def iter_bench(
         yield from _finish(asked, plan)
         elapsed_s = time.perf_counter() - started
         yield _summary(asked, plan, runs, place, name, machine, before, elapsed_s)
+
+
+def _require_room(plan: Plan, kv_bytes: int) -> None:
+    """Refuse what would have the system end a program for want of memory.
+
+    Args:
+        plan: all cases.
+        kv_bytes: keys and values of one token.
+    """
+    held, case = max(
+        ((case.depth + case.prompt + plan.generate) * case.batch * kv_bytes, case.title)
+        for case in plan.cases
+    )
+    if held > (available := available_memory_bytes()):
+        raise InsufficientMemory(
+            f"keys and values of prompt {case} take {format_bytes(held)}, and "
+            f"{format_bytes(available)} are free",
+            "take a smaller batch or shorter prompts",
+        )
 
 
 def start(
@@ -134,7 +160,7 @@ def start(
     for key in ("load_s", "init_s"):
         about[key] = number(about, key, name)
     about["execute_s"] = spread(numbers(about, "execute_s", name, None))
-    for key in ("context", "step_bytes", "weight_bytes", "item_bytes") if is_ours else ():
+    for key in _OURS if is_ours else ():
         about[key] = int(number(about, key, name))
     return Asked(child, {**about, "engine": name}, is_ours)
 

@@ -259,6 +259,8 @@ def _median(found: Mapping[str, float]) -> str:
 
 
 def _speed(found: Mapping[str, float]) -> str:
+    if found.get("repeats") == 1:
+        return _median(found)
     ends = "-".join(f"{found[end]:.{_digits(found)}f}" for end in ("min", "max"))
     return f"{_median(found)} ({ends})"
 
@@ -270,4 +272,6 @@ def _digits(found: Mapping[str, float]) -> int:
 def _ratio(found: Mapping[str, float] | None) -> str:
     if found is None:
         return ""
+    if found.get("repeats") == 1:
+        return f"{found['median']:.2f}"
     return f"{found['median']:.2f} ({found['min']:.2f}-{found['max']:.2f})"

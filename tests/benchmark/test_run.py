@@ -18,7 +18,7 @@ from mobilellm_mlx.benchmark.peers import Place, parse_peers
 from mobilellm_mlx.benchmark.peers.twin import as_llama, unpacked
 from mobilellm_mlx.benchmark.plan import Plan
 from mobilellm_mlx.benchmark.weights import find_gguf, make_prompt
-from mobilellm_mlx.errors import EngineError, InvalidInput, InvalidOption
+from mobilellm_mlx.errors import EngineError, InsufficientMemory, InvalidInput, InvalidOption
 from mobilellm_mlx.events import BenchRun, BenchSummary, Notice, from_dict
 from mobilellm_mlx.loading import load_model
 from mobilellm_mlx.options import LoadOptions
@@ -28,7 +28,8 @@ PEER = """
 import json, sys, time
 def say(value): print(json.dumps(value), flush=True)
 say({"version": "7", "load_s": 0.1, "init_s": 0.1, "execute_s": [0.1], "context": 512,
-     "step_bytes": 100, "weight_bytes": 100, "item_bytes": 4, "backend": "cpu"})
+     "step_bytes": 100, "weight_bytes": 100, "item_bytes": 4, "kv_bytes_per_token": 64,
+     "backend": "cpu"})
 for at, line in enumerate(sys.stdin):
     asked = json.loads(line)
     if asked["do"] == "run":
@@ -158,6 +159,13 @@ def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
 def test_a_case_longer_than_the_context_is_refused(tiny_dir: Path) -> None:
     with pytest.raises(InvalidOption, match="tokens of context"):
         measured(tiny_dir, Plan(prompts=(100_000,)))
+
+
+def test_a_batch_that_no_memory_holds_is_refused_at_once(tiny_dir: Path) -> None:
+    plan = Plan(prompts=(8,), batches=(1, 1_000_000), generate=1000, repeats=1)
+    with pytest.raises(InsufficientMemory, match=r"prompt 8 x 1000000 take .* GB") as caught:
+        measured(tiny_dir, plan)
+    assert "smaller batch" in str(caught.value.hint)
 
 
 def test_mlx_lm_answers_the_same_questions(tmp_path: Path) -> None:
