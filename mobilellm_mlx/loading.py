@@ -23,6 +23,7 @@ from mobilellm_mlx.backend import (
     available_memory_bytes,
     backend,
     mx,
+    tree_flatten,
 )
 from mobilellm_mlx.errors import (
     ConfigError,
@@ -209,7 +210,9 @@ def read_weights(model: LanguageModel) -> None:
     """Read and compute all weights of a network that was built."""
     if isinstance(model, AcceleratedModel):
         model.gather()
-    mx.eval(model.parameters())
+    # One after another: of all at once, what they are computed from would be there at once too.
+    for _, array in tree_flatten(model.parameters()):
+        mx.eval(array)
 
 
 def _is_redundant(name: str, config: ModelConfig) -> bool:

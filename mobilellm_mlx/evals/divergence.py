@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,9 +185,10 @@ class Reference:
 
     def __init__(self, model: LanguageModel):
         self.vocab_size = model.config.vocab_size
-        self._head = head_of(model)
+        module = _detached(_head_module(model))
+        self._head = _logits_by(module, model)
         self._states: list[mx.array] = []
-        self.head_bytes = sum(array.nbytes for _, array in tree_flatten(_head_module(model)))
+        self.head_bytes = sum(array.nbytes for _, array in tree_flatten(module))
 
     def add(self, states: mx.array) -> None:
         """Keep the hidden states of the next window, (L, D)."""
@@ -206,10 +208,24 @@ def hidden(model: LanguageModel, window: Sequence[int]) -> mx.array:
 
 def head_of(model: LanguageModel) -> Callable[[mx.array], mx.array]:
     """From hidden states to logits, without holding the rest of the model."""
-    module = _head_module(model)
+    return _logits_by(_head_module(model), model)
+
+
+def _logits_by(module: Any, model: LanguageModel) -> Callable[[mx.array], mx.array]:
     head: Callable[[mx.array], mx.array]
     head = module.as_linear if model.config.tie_word_embeddings else module
     return head
+
+
+def _detached(module: Any) -> Any:
+    """The same with arrays of its own: a network's packed weights lie in one piece of memory, which
+    is there as long as one of them."""
+    module = copy(module)
+    for name, array in module.items():
+        if isinstance(array, mx.array):
+            module[name] = mx.concatenate([array[:1], array[1:]])
+            mx.eval(module[name])
+    return module
 
 
 def _head_module(model: LanguageModel) -> Any:

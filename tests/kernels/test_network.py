@@ -14,6 +14,7 @@ from tolerances import FP32_REORDERED, assert_close
 
 from mobilellm_mlx.backend import mx, nn, tree_flatten
 from mobilellm_mlx.errors import ContextOverflow
+from mobilellm_mlx.evals.divergence import Reference
 from mobilellm_mlx.loading import LoadOptions, load_model
 from mobilellm_mlx.models import LanguageModel, build_config
 from mobilellm_mlx.models.accelerated import AcceleratedModel, PackedEmbedding, PackedLinear
@@ -299,3 +300,24 @@ def test_a_packed_model_is_loaded_with_them_and_an_unpacked_one_without(
         some = model.head(hidden, rows)
         assert_close(some, model.head(hidden)[..., rows], FP32_REORDERED, "some rows")
     assert load_model(write_model(tmp_path / "plain")).info.compute == "dense"
+
+
+@pytest.mark.usefixtures("module")
+def test_a_head_that_is_kept_alone_does_not_keep_the_other_weights(tmp_path: Path) -> None:
+    """They all lie in one piece of memory."""
+    raw = LLAMA | {"hidden_size": 256, "intermediate_size": 1024}
+    directory = write_model(tmp_path / "tiny", raw, packed=True)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    model = load_model(directory, LoadOptions(compute="packed")).model
+    assert isinstance(model, AcceleratedModel)
+    want = model.head(mx.ones((1, 256)))
+    reference = Reference(model)
+    reference.add(mx.ones((3, 256)))
+    mx.eval(want)
+    held = model.weight_bytes()
+    del model
+    found = reference.logits(0)(0, 1)
+    mx.eval(found)
+    assert mx.array_equal(found, want)
+    assert mx.get_active_memory() - before < reference.head_bytes + held / 20
